@@ -1,0 +1,50 @@
+"""Which shard and stage an owner's data goes to: a pure function of the owner's key and declared tier.
+
+Nothing about other owners enters (no balancing, no clustering), or removing one owner would move another's data and a checkpoint
+"before" the removed owner would not be what training from scratch makes. The price is shards of unequal size.
+
+The owner key is a keyed hash of the owner's id, so it tells nothing about the id, and the hash needs no table: with the workspace's
+secret an id gives its key, and without the id the key gives nothing back.
+"""
+
+from dataclasses import dataclass
+from typing import NewType
+
+from cdm_core.digests import derive_seed, keyed_hash
+from cdm_core.errors import InvalidInputError
+
+OwnerKey = NewType("OwnerKey", str)
+"""First 16 hexadecimal digits of the keyed hash of an owner's id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """How many shards there are and how many stages each is trained through."""
+
+    shards: int
+    stages: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shards <= 1000:
+            raise InvalidInputError(f"shards: {self.shards} is not between 1 and 1000")
+        if not 1 <= self.stages <= 100:
+            raise InvalidInputError(f"stages: {self.stages} is not between 1 and 100")
+
+
+def compute_owner_key(secret: bytes, owner_id: str) -> OwnerKey:
+    """The pseudonym under which an owner appears everywhere."""
+    return OwnerKey(keyed_hash(secret, "owner", owner_id)[:16])
+
+
+def assign(owner_key: OwnerKey, tier: int | None, partition: Partition) -> tuple[int, int]:
+    """(shard, stage), both from 0. Tier 0 is the coldest and trains first; an undeclared tier is drawn from the key.
+
+    Raises:
+        InvalidInputError: `tier` is not a stage number.
+    """
+    shard = derive_seed("shard", owner_key) % partition.shards
+    if tier is None:
+        return shard, derive_seed("stage", owner_key) % partition.stages
+    if not 0 <= tier < partition.stages:
+        raise InvalidInputError(f"tier {tier} is not between 0 and {partition.stages - 1}")
+    return shard, tier
