@@ -18,6 +18,7 @@ from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from safetensors.torch import load_file
 
 CLIP_FOLDER = Path(__file__).parent / "weights" / "clip"
+EMBEDDING_WIDTH = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

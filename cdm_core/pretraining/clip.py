@@ -20,7 +20,7 @@ from cdm_core.clip import Clip, num_merges
 class ClipTrainingConfig:
     """Peak learning rate of AdamW under one cosine cycle with a linear warm-up."""
 
-    num_steps: int = 1600
+    num_steps: int = 560
     batch_emoji: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.1

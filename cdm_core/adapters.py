@@ -1,0 +1,90 @@
+"""Adapters: the only weights that ever see an owner's pictures, one LoRA a shard.
+
+An adapter is a flat dictionary of tensors in peft's own naming, and travels as safetensors bytes whose SHA-256 is its name. Its start
+is drawn from a seed of its own, never from the global generator that peft's initialisation uses: the down-projection A is uniform as
+in Hu et al. 2021 (Kaiming), the up-projection B is zero, so that an untrained adapter changes nothing.
+
+For sampling an adapter is merged into a copy of the network: one expert then costs exactly what the bare backbone costs.
+"""
+
+import copy
+import math
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load, save
+
+from cdm_core.backbone import Backbone
+from cdm_core.digests import derive_seed
+from cdm_core.errors import VerificationError
+
+AdapterTensors = dict[str, torch.Tensor]
+"""peft's names → float32 tensors: `….lora_A.weight` and `….lora_B.weight`."""
+
+
+def attach_adapter(backbone: Backbone, rank: int) -> PeftModel:
+    """A copy of the backbone's network with trainable LoRA layers (α = r, so that scale is 1), nothing else trainable."""
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=backbone.adapter_targets, lora_dropout=0.0, bias="none")
+    with torch.random.fork_rng(devices=[]):  # peft draws start values, which `initial_adapter` replaces
+        return get_peft_model(copy.deepcopy(backbone.network), config)
+
+
+def initial_adapter(model: PeftModel, shard: int) -> AdapterTensors:
+    """The untrained adapter of a shard, a function of its number alone."""
+    generator = torch.Generator().manual_seed(derive_seed("adapter", shard))
+    tensors = read_adapter(model)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        bound = 1 / math.sqrt(math.prod(tensor.shape[1:]))
+        drawn = torch.empty_like(tensor).uniform_(-bound, bound, generator=generator)
+        tensors[name] = drawn if "lora_A" in name else torch.zeros_like(tensor)
+    return tensors
+
+
+def read_adapter(model: PeftModel) -> AdapterTensors:
+    """A copy of the attached adapter's tensors."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def write_adapter(model: PeftModel, tensors: AdapterTensors) -> None:
+    """Replace the attached adapter's tensors.
+
+    Raises:
+        VerificationError: the tensors are not those of an adapter of this network and rank.
+    """
+    expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
+    if {name: tensor.shape for name, tensor in tensors.items()} != expected:
+        raise VerificationError("adapter: its tensors don't fit this backbone and rank")
+    set_peft_model_state_dict(model, tensors)
+
+
+def merge_adapter(backbone: Backbone, tensors: AdapterTensors | None) -> torch.nn.Module:
+    """An expert: the network with the adapter folded into its weights; without one, the bare network."""
+    if tensors is None:
+        return backbone.network
+    model = attach_adapter(backbone, adapter_rank(tensors))
+    write_adapter(model, tensors)
+    merged: torch.nn.Module = model.merge_and_unload()
+    return merged.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def adapter_rank(tensors: AdapterTensors) -> int:
+    """Rows of the down-projections."""
+    return min((tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name), default=0)
+
+
+def adapter_to_bytes(tensors: AdapterTensors) -> bytes:
+    """safetensors bytes: the same tensors give the same bytes."""
+    return save(dict(sorted(tensors.items())))
+
+
+def adapter_from_bytes(content: bytes) -> AdapterTensors:
+    """Read safetensors bytes.
+
+    Raises:
+        VerificationError: they are not safetensors.
+    """
+    try:
+        return load(content)
+    except Exception as error:  # safetensors raises its own type for every kind of damage, and ValueError or KeyError for some
+        raise VerificationError(f"adapter: not safetensors: {error}") from error

@@ -1,0 +1,129 @@
+"""A composition: which adapters make up a model, as a small JSON document whose digest is the model's name.
+
+It lists only what sampling may use. A shard that isn't listed can't influence a pixel: a deletion, a stop and an access right are all
+the same operation, another list. Sample counts are those that each adapter was trained on, so that the mixture's prior
+λ_i = n_i / Σ n_j is exact after a deletion (paper eq. 3).
+"""
+
+import json
+from dataclasses import dataclass
+from typing import get_args
+
+from cdm_core.digests import Digest, canonical_json, sha256_digest
+from cdm_core.errors import InvalidInputError, VerificationError
+from cdm_core.settings import Method, SamplingSettings
+
+_SCHEMA = "lethe/composition/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expert:
+    """One shard's part: its adapter, how many samples that was trained on, and their CLIP centroids (None: not known, so no `knn`)."""
+
+    shard: int
+    adapter: Digest
+    samples: int
+    centroids: Digest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """Experts in ascending order of shard; with none of them the bare backbone serves."""
+
+    backbone: Digest
+    experts: tuple[Expert, ...]
+    sampling: SamplingSettings
+    knn_temperature: float
+
+    def __post_init__(self) -> None:
+        shards = [expert.shard for expert in self.experts]
+        if shards != sorted(set(shards)):
+            raise ValueError("experts must be in ascending order of shard, each once")
+        if any(expert.samples < 1 for expert in self.experts):
+            raise ValueError("an expert trained on no sample has no place in a composition")
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """Shard numbers that sampling may use."""
+        return tuple(expert.shard for expert in self.experts)
+
+    @property
+    def digest(self) -> Digest:
+        """The model's name."""
+        return sha256_digest(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """RFC 8785 JSON."""
+        experts = [
+            {"shard": expert.shard, "adapter": expert.adapter, "samples": expert.samples, "centroids": expert.centroids}
+            for expert in self.experts
+        ]
+        return canonical_json(
+            {
+                "schema": _SCHEMA,
+                "backbone": self.backbone,
+                "experts": experts,
+                "sampling": self.sampling.model_dump(),
+                "knn_temperature": self.knn_temperature,
+            }
+        )
+
+    def restricted_to(self, shards: list[int]) -> "Composition":
+        """The composition of some of its shards only.
+
+        Raises:
+            InvalidInputError: a shard is not in it.
+        """
+        unknown = sorted(set(shards) - set(self.shards))
+        if unknown:
+            raise InvalidInputError(f"shard {unknown[0]} is not in the composition; it has {list(self.shards)}")
+        return Composition(
+            backbone=self.backbone,
+            experts=tuple(expert for expert in self.experts if expert.shard in shards),
+            sampling=self.sampling,
+            knn_temperature=self.knn_temperature,
+        )
+
+    def with_method(self, method: Method) -> "Composition":
+        """The same experts, mixed another way."""
+        return Composition(
+            backbone=self.backbone,
+            experts=self.experts,
+            sampling=self.sampling.model_copy(update={"method": method}),
+            knn_temperature=self.knn_temperature,
+        )
+
+
+def parse_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    for method in get_args(Method):
+        if method == name:
+            return method  # type: ignore[no-any-return]  # get_args is untyped
+    raise InvalidInputError(f"method {name!r} is not one of {', '.join(get_args(Method))}")
+
+
+def parse_composition(content: bytes) -> Composition:
+    """Read `Composition.to_bytes`.
+
+    Raises:
+        VerificationError: the bytes are not a composition document in canonical form.
+    """
+    try:
+        document = json.loads(content)
+        if document["schema"] != _SCHEMA:
+            raise ValueError(f"schema {document['schema']!r}")
+        composition = Composition(
+            backbone=Digest(document["backbone"]),
+            experts=tuple(Expert(**expert) for expert in document["experts"]),
+            sampling=SamplingSettings(**document["sampling"]),
+            knn_temperature=document["knn_temperature"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise VerificationError(f"composition: not a {_SCHEMA} document: {error}") from error
+    if composition.to_bytes() != content:
+        raise VerificationError("composition: not in canonical form")
+    return composition

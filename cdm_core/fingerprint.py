@@ -1,0 +1,45 @@
+"""What besides its inputs decides the bytes that training makes: library builds, instruction set, threads, and our own code.
+
+It is part of every checkpoint's key, so that a checkpoint made elsewhere is not found rather than trusted, and stands in every record:
+two digests may be compared only under equal fingerprints; under different ones the answer is "not comparable".
+"""
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from cdm_core.digests import Digest, json_digest, sha256_digest
+
+NUM_THREADS = 1
+"""Every computation whose bytes count runs on one thread; parallelism is between processes."""
+
+_LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "open_clip_torch", "safetensors")
+_TRAINING_CODE = ("adapters.py", "backbone.py", "chain.py", "clip.py", "digests.py", "fingerprint.py", "training.py")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """Compared as a whole, by its digest."""
+
+    libraries: dict[str, str]
+    instruction_set: str
+    threads: int
+    code: Digest
+
+    @property
+    def digest(self) -> Digest:
+        """Names the fingerprint."""
+        return json_digest(asdict(self))
+
+
+def measure_fingerprint() -> Fingerprint:
+    """The fingerprint of this process: installed versions, the CPU's instruction set, the bytes of the training code."""
+    folder = Path(__file__).parent
+    return Fingerprint(
+        libraries={name: version(name) for name in _LIBRARIES},
+        instruction_set=torch.backends.cpu.get_cpu_capability(),
+        threads=NUM_THREADS,
+        code=json_digest({name: sha256_digest((folder / name).read_bytes()) for name in _TRAINING_CODE}),
+    )

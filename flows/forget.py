@@ -1,0 +1,105 @@
+"""Forget: the procedure for a deletion request.
+
+ 1. Receive: the bytes were kept and the signature verified before parsing (`tasks.intake`, before this flow starts).
+ 2. Resolve the request to owners, shards, stages and samples.
+ 3. Plan what will be retrained, reused and erased; the plan is kept until the request is closed.
+ 4. Approval: the registered issuer's signature over the request is all that policy asks for here.
+ 5. Stop: compose each hit shard's last clean checkpoint, sign, log, promote. From here on nothing served uses the data.
+ 6. Commit packs and manifests without the samples (git + DVC).
+ 7. Retrain the hit shards' tainted stages, shards in parallel; recompute centroids and reference moments.
+ 8. Evaluate: the quality gate between what served before and the candidate.
+ 9. Sign the decision and log it to MLflow; then promote, or leave the stopped composition serving and ask a person.
+10. Suppress what was erased; purge every store, and list each again.
+11. Sign the closing record with the counts, and answer.
+
+Compliance never waits for quality: steps 10 and 11 follow whatever the verdict. A flow that was killed is started again from the top by
+the same `lethe submit`: what the ledger holds as done is read there, and a step that was cut short finds what it had made by digest.
+"""
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from cdm_core.composition import Composition
+from cdm_core.digests import Json
+from cdm_core.quality_gate import GateResult
+from flows.steps import describe, evaluate, evaluation_pictures, train
+from tasks import forgetting, purging
+from tasks.case import Case, Served
+from tasks.evaluation import ShardDescription
+from tasks.planning import ForgetPlan
+from tasks.shard_training import TrainedShard
+from tasks.workspace import Workspace
+
+
+@flow(name="forget")
+def forget(root: str, request_id: str) -> dict[str, Json]:
+    """Forget what the request names, in the workspace at `root`; run it inside a worker pool. Returns the answer of `lethe submit`."""
+    plan = make_plan(root, request_id)  # 2, 3, 4
+    stop(root, request_id)  # 5
+    remove(root, request_id)  # 6
+    training = [train.submit(root, shard.shard) for shard in plan.shards]  # 7
+    describing = [describe.submit(root, shard) for shard in Workspace(Path(root)).settings().shard_ids]
+    trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
+    if awaits_decision(root, request_id):
+        before, candidate = compose_candidate(root, request_id, trained, descriptions)
+        gate = evaluate(root, before, candidate, descriptions)  # 8
+        decide(root, request_id, before, candidate, gate, trained)  # 9
+    purge(root, request_id, descriptions)  # 10
+    return close(root, request_id)  # 11
+
+
+@task(cache_policy=NO_CACHE)
+def make_plan(root: str, request_id: str) -> ForgetPlan:
+    """Resolve and plan, or read the plan of a flow that was cut short."""
+    return forgetting.plan_request(_case(root, request_id))
+
+
+@task(cache_policy=NO_CACHE)
+def stop(root: str, request_id: str) -> Served:
+    """Promote the clean checkpoints; a side effect, done once."""
+    return forgetting.stop_serving(_case(root, request_id))
+
+
+@task(cache_policy=NO_CACHE)
+def remove(root: str, request_id: str) -> str:
+    """Commit packs and manifests without the samples; returns the data revision."""
+    return forgetting.remove_data(_case(root, request_id))
+
+
+@task(cache_policy=NO_CACHE)
+def compose_candidate(
+    root: str, request_id: str, trained: list[TrainedShard], descriptions: list[ShardDescription]
+) -> tuple[Composition, Composition]:
+    """(what served before, the candidate); the retrained adapters are committed to DVC."""
+    return forgetting.compose_candidate(_case(root, request_id), trained, descriptions)
+
+
+@task(cache_policy=NO_CACHE)
+def decide(
+    root: str, request_id: str, before: Composition, candidate: Composition, gate: GateResult, trained: list[TrainedShard]
+) -> Served:
+    """Sign and log the decision, then promote on a pass; a side effect, done once."""
+    return forgetting.decide_forgotten(_case(root, request_id), before, candidate, gate, evaluation_pictures(root), trained)
+
+
+@task(cache_policy=NO_CACHE)
+def purge(root: str, request_id: str, descriptions: list[ShardDescription]) -> dict[str, int]:
+    """Suppress and erase, and list every store again; a side effect, done once."""
+    return purging.purge_request(_case(root, request_id), descriptions, evaluation_pictures(root))
+
+
+@task(cache_policy=NO_CACHE)
+def close(root: str, request_id: str) -> dict[str, Json]:
+    """Sign the closing record and keep the answer."""
+    return purging.close_request(_case(root, request_id))
+
+
+def awaits_decision(root: str, request_id: str) -> bool:
+    """Whether an earlier run of this flow got no further than retraining."""
+    return _case(root, request_id).find("decided") is None
+
+
+def _case(root: str, request_id: str) -> Case:
+    return Case(Workspace(Path(root)), request_id)

@@ -1,0 +1,56 @@
+"""The Prefect tasks that the flows share: each is one visible step around one function of `tasks`.
+
+Parameters are paths, numbers and digests. Nothing is cached by Prefect: every step is keyed by content in a store of our own, and a
+side effect that was answered from a cache would not have happened.
+"""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cdm_core.composition import Composition
+from cdm_core.quality_gate import GateResult
+from tasks.compositions import adapter_files, centroid_files
+from tasks.evaluation import (
+    PictureRequest,
+    ShardDescription,
+    choose_pictures,
+    describe_shard,
+    generate_for,
+    judge_compositions,
+)
+from tasks.manifest_store import load_manifests
+from tasks.shard_training import TrainedShard, train_shard
+from tasks.workers import active_pool
+from tasks.workspace import Workspace
+
+
+@task(task_run_name="train shard {shard}", cache_policy=NO_CACHE)
+def train(root: str, shard: int) -> TrainedShard:
+    """Train one shard from its last clean checkpoint, in a worker process."""
+    return active_pool().submit(train_shard, Workspace(Path(root)), shard).result()
+
+
+@task(task_run_name="describe shard {shard}", cache_policy=NO_CACHE)
+def describe(root: str, shard: int) -> ShardDescription:
+    """Recompute one shard's kNN centroids and reference moments, in a worker process."""
+    return active_pool().submit(describe_shard, Workspace(Path(root)), shard).result()
+
+
+@task(cache_policy=NO_CACHE)
+def evaluate(root: str, before: Composition, after: Composition, descriptions: list[ShardDescription]) -> GateResult:
+    """Generate what neither side has in its cache, then judge `after` against `before`."""
+    ws, pool = Workspace(Path(root)), active_pool()
+    pictures = evaluation_pictures(root)
+    for composition in (before, after):
+        generate_for(pool, ws, composition, adapter_files(ws, composition), centroid_files(ws, composition), pictures)
+    moments = [description.moments_file for description in descriptions]
+    return pool.submit(judge_compositions, ws, before, after, pictures, moments).result()
+
+
+def evaluation_pictures(root: str) -> list[PictureRequest]:
+    """What the gate asks of both sides, a function of the present manifests."""
+    ws = Workspace(Path(root))
+    evaluation = ws.settings().evaluation
+    return choose_pictures(load_manifests(ws), num=evaluation.samples, seed=evaluation.seed)

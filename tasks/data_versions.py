@@ -1,0 +1,153 @@
+"""The versions of a workspace's data: git and DVC together. One change of data is one git commit, and its id is the data's revision.
+
+The flows train in process, so they tell DVC the result (`dvc commit`) where an auditor would run `dvc repro`; afterwards that finds
+nothing to do. Git is committed before the remote is filled, so that whatever a remote holds is named by some revision, where
+erasure can find it; a crash between the two is mended by calling again.
+
+DVC finds its cache and remote by paths relative to the workspace, so that it can be moved and a clone has a cache of its own. Its
+database of file states lies in the workspace as well: it names packs, and erasure has to reach it.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NewType
+
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from cdm_core.errors import StateError
+from tasks.files import PARTIAL_PATTERN, write_atomically
+from tasks.git import run_git
+from tasks.workspace import Workspace
+
+# DVC sets its loggers up on import, and shows progress bars unless they are this quiet; what fails is raised.
+for _name in ("dvc", "dvc_data", "dvc_objects"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+
+Revision = NewType("Revision", str)
+"""A git commit id of the workspace."""
+
+_CONFIG = """\
+[core]
+    analytics = false
+    check_update = false
+    autostage = false
+    remote = local
+[cache]
+    dir = ../.lethe/dvc/cache
+    type = "reflink,copy"
+['remote "local"']
+    url = ../.lethe/dvc/remote
+"""
+_TRACKED = (
+    ".dvc/.gitignore",
+    ".dvc/config",
+    ".dvcignore",
+    ".gitignore",
+    "dvc.yaml",
+    "dvc.lock",
+    "params.yaml",
+    "adapters/.gitignore",
+    "data_*/.gitignore",
+    "data_*/*.dvc",
+)
+
+
+def init_repository(ws: Workspace) -> None:
+    """Make the workspace a git and DVC repository, without a commit yet."""
+    run_git(ws.root, "init", "--quiet", "--initial-branch=main")
+    with _as_state_error(ws):
+        Repo.init(str(ws.root)).close()
+    write_atomically(ws.root / ".dvc" / "config", _CONFIG.encode())
+    write_atomically(ws.root / ".dvcignore", f"{PARTIAL_PATTERN}\n".encode())
+    write_atomically(ws.root / ".gitignore", f"/.lethe/\n{PARTIAL_PATTERN}\n".encode())
+
+
+def commit_data(ws: Workspace, shards: Iterable[int], message: str) -> Revision:
+    """Version the packs and manifests of `shards`; returns the revision, the present one if nothing changed.
+
+    Raises:
+        StateError: DVC or git fails.
+    """
+    paths = [str(path) for shard in shards for path in (ws.packs(shard), ws.manifest(shard))]
+    with open_repo(ws) as repo:
+        repo.add(paths)
+    revision = _commit(ws, message)
+    with open_repo(ws) as repo:
+        repo.push(paths)
+    return revision
+
+
+def commit_training(ws: Workspace, shards: Iterable[int], message: str) -> Revision:
+    """Record that the adapters of `shards` are what their stages of `dvc.yaml` make; returns the revision.
+
+    Raises:
+        StateError: DVC or git fails.
+    """
+    # Stages are addressed by their file, or DVC would look for it in the current directory.
+    stages = [f"{ws.root / 'dvc.yaml'}:train@{shard}" for shard in shards]
+    with open_repo(ws) as repo:
+        # Nothing was run by DVC, so there is no run for it to remember (and to erase later).
+        repo.stage_cache.save = lambda stage: None
+        for stage in stages:
+            repo.commit(stage, force=True)
+    revision = _commit(ws, message)
+    with open_repo(ws) as repo:
+        repo.push(stages)
+    return revision
+
+
+def is_up_to_date(ws: Workspace) -> bool:
+    """Whether `dvc status` has nothing to say: all data as committed, all adapters made from it."""
+    with open_repo(ws) as repo:
+        return not repo.status()
+
+
+def is_committed(ws: Workspace, shards: Iterable[int]) -> bool:
+    """Whether the packs and manifests of `shards` are what the present revision names."""
+    data_files = [f"{path}.dvc" for shard in shards for path in (ws.packs(shard), ws.manifest(shard))]
+    with open_repo(ws) as repo:
+        return not repo.status(data_files) and not run_git(ws.root, "diff", "HEAD", "--name-only", "--", *data_files, "dvc.lock")
+
+
+def data_revision(ws: Workspace) -> Revision:
+    """The present revision.
+
+    Raises:
+        StateError: there is none yet.
+    """
+    return Revision(run_git(ws.root, "rev-parse", "--verify", "HEAD").strip())
+
+
+def site_cache(ws: Workspace) -> Path:
+    """Where DVC keeps file states and indices of what remotes hold; may be deleted at any time."""
+    return ws.private / "dvc" / "site"
+
+
+@contextmanager
+def open_repo(ws: Workspace) -> Iterator[Repo]:
+    """The workspace's DVC repository; what DVC raises comes out as a StateError."""
+    with _as_state_error(ws), Repo(str(ws.root), config={"core": {"site_cache_dir": str(site_cache(ws))}}) as repo:
+        yield repo
+
+
+def _commit(ws: Workspace, message: str) -> Revision:
+    tracked = sorted(str(path.relative_to(ws.root)) for pattern in _TRACKED for path in ws.root.glob(pattern))
+    # Named one by one: requests and other files of a user's never get into the history.
+    run_git(ws.root, "add", "--", *tracked)
+    if run_git(ws.root, "diff", "--cached", "--name-only", "--", *tracked):
+        run_git(ws.root, "commit", "--quiet", f"--message={message}", "--", *tracked)
+    return data_revision(ws)
+
+
+@contextmanager
+def _as_state_error(ws: Workspace) -> Iterator[None]:
+    try:
+        yield
+    except DvcException as error:
+        raise StateError(f"{ws.root}: DVC: {str(error).splitlines()[0]}") from error

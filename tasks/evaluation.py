@@ -1,0 +1,284 @@
+"""Evaluating a composition: what changed is made anew, everything else comes from a cache.
+
+Two caches, both by digest under the workspace's cache folder, both safe to delete:
+
+- A shard's description (reference moments of its pictures' features, CLIP centroids), by the digest of its samples.
+- Generated pictures and features, by the digest of the smallest composition that makes them: under `shard_per_image` that is one expert,
+  so a new composition costs only the shards whose adapter changed.
+
+What is asked for depends on the manifests alone: picture k has seed k, and its caption is that of a sample drawn from the remaining
+data, by exponential race and lowest hash, so that a deletion changes the captions that came from it and no other. Both sides of a
+comparison get the same seeds and captions, and the same reference, from which the deleted data is gone.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load, save
+
+from cdm_core.centroids import compute_centroids
+from cdm_core.clip import EMBEDDING_WIDTH
+from cdm_core.composition import Composition, Expert, parse_composition
+from cdm_core.digests import Digest, derive_seed, json_digest, sha256_digest
+from cdm_core.errors import VerificationError
+from cdm_core.features import FeatureExtractor, load_efficientnet_lite0, load_inception_v3
+from cdm_core.frechet import build_frechet_reference
+from cdm_core.manifests import samples_digest
+from cdm_core.mixing import draw_expert
+from cdm_core.moments import Moments, compute_moments
+from cdm_core.quality_gate import GateResult, GeneratedFeatures, judge_quality
+from cdm_core.serving import CENTROIDS_NAME, load_composed_model
+from tasks.files import write_atomically
+from tasks.manifest_store import load_manifest
+from tasks.packs import load_pictures
+from tasks.shard_training import shared_backbone
+from tasks.workers import report_progress
+from tasks.workspace import Workspace
+
+_CHUNK = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardDescription:
+    """Where a shard's reference moments and centroids (after each stage) lie, and the digest of the last centroids."""
+
+    shard: int
+    samples: int
+    centroids: Digest
+    centroids_files: tuple[Path, ...]
+    moments_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureRequest:
+    """One picture to be made for evaluation."""
+
+    seed: int
+    caption: str
+
+    @property
+    def key(self) -> Digest:
+        """Names it within the cache of one composition."""
+        return json_digest({"seed": str(self.seed), "caption": self.caption})
+
+
+def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
+    """Compute, or find, a shard's reference moments and the centroids after each of its stages.
+
+    Every stage's centroids are kept, since a stop composes with the checkpoint of an earlier stage and has no time to compute.
+    Reports progress as "reference pictures".
+    """
+    settings, manifest = workspace.settings(), load_manifest(workspace, shard)
+    extractor = _extractor(settings.evaluation.inception_weights)
+    moments_file = workspace.cache / "shards" / f"{samples_digest(manifest)[:32]}-{extractor.digest[:16]}.moments.safetensors"
+    prefixes = [prefix_rows(manifest, stage + 1) for stage in range(settings.stages)]
+    if moments_file.is_file() and all(centroids_file(workspace, rows).is_file() for rows in prefixes):
+        report_progress("reference pictures", len(manifest))
+    else:
+        moments_file.parent.mkdir(parents=True, exist_ok=True)
+        features, embeddings = _look_at(workspace, manifest, extractor)
+        for rows in prefixes:
+            points = embeddings[torch.from_numpy(manifest["stage"].isin(rows["stage"]).to_numpy())]
+            centroids = compute_centroids(points, settings.knn.centroids, derive_seed("centroids", shard)) if len(points) else points
+            write_atomically(centroids_file(workspace, rows), save({CENTROIDS_NAME: centroids}))
+        write_atomically(moments_file, compute_moments(features).to_bytes())
+    last = centroids_file(workspace, manifest)
+    return ShardDescription(
+        shard=shard,
+        samples=len(manifest),
+        centroids=sha256_digest(last.read_bytes()),
+        centroids_files=tuple(centroids_file(workspace, rows) for rows in prefixes),
+        moments_file=moments_file,
+    )
+
+
+def centroids_file(workspace: Workspace, rows: pd.DataFrame) -> Path:
+    """Where the centroids of these samples lie."""
+    knn = json_digest(workspace.settings().knn.model_dump())
+    return workspace.cache / "shards" / f"{samples_digest(rows)[:32]}-{knn[:16]}.centroids.safetensors"
+
+
+def prefix_rows(manifest: pd.DataFrame, num_stages: int) -> pd.DataFrame:
+    """The rows that the first `num_stages` stages train on."""
+    return manifest[manifest["stage"] < num_stages].reset_index(drop=True)
+
+
+def _look_at(workspace: Workspace, manifest: pd.DataFrame, extractor: FeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features [N, D] and CLIP embeddings [N, 128] of a manifest's pictures, in its order."""
+    backbone = shared_backbone()
+    features, embeddings = [torch.empty(0, extractor.dimensions)], [torch.empty(0, EMBEDDING_WIDTH)]
+    for chunk in load_pictures(workspace, manifest).split(_CHUNK):
+        features.append(extractor.extract(chunk))
+        embeddings.append(backbone.clip.embed_pictures(backbone.encode_pictures(chunk)))
+        report_progress("reference pictures", len(chunk))
+    return torch.cat(features), torch.cat(embeddings)
+
+
+def choose_pictures(manifests: Mapping[int, pd.DataFrame], *, num: int, seed: int) -> list[PictureRequest]:
+    """What evaluation asks of every model of the same manifests; empty without any sample."""
+    shards = [
+        Expert(shard=shard, adapter=Digest(""), samples=len(frame), centroids=None) for shard, frame in sorted(manifests.items()) if len(frame)
+    ]
+    if not shards:
+        return []
+    captions = {shard.shard: sorted(set(manifests[shard.shard]["caption"])) for shard in shards}
+    chosen = []
+    for number in range(num):
+        picture_seed = derive_seed("evaluation", seed, number)
+        shard = shards[draw_expert(shards, picture_seed)].shard
+        caption = min(captions[shard], key=lambda text, s=picture_seed: derive_seed("caption", s, text))  # type: ignore[misc]  # mypy: default in lambda
+        chosen.append(PictureRequest(seed=picture_seed, caption=caption))
+    return chosen
+
+
+def smallest_compositions(composition: Composition, pictures: list[PictureRequest]) -> list[tuple[Composition, list[PictureRequest]]]:
+    """Group the pictures by the smallest composition that makes them: one expert each where one alone is used, else the whole."""
+    if composition.sampling.method != "shard_per_image" or not composition.experts:
+        return [(composition, pictures)]
+    groups: dict[int, list[PictureRequest]] = {}
+    for picture in pictures:
+        shard = composition.experts[draw_expert(composition.experts, picture.seed)].shard
+        groups.setdefault(shard, []).append(picture)
+    return [(composition.restricted_to([shard]), group) for shard, group in sorted(groups.items())]
+
+
+def generated_file(workspace: Workspace, composition: Composition) -> Path:
+    """The cache file of a smallest composition."""
+    return workspace.cache / "generated" / f"{composition.digest}.safetensors"
+
+
+def generate_missing(
+    workspace: Workspace, composition: bytes, adapters: dict[int, Path], centroids: dict[int, Path], pictures: list[PictureRequest]
+) -> None:
+    """Make what the cache lacks, with features. Reports progress as "evaluation pictures". Run it in a process of one thread."""
+    extractor = _extractor(workspace.settings().evaluation.inception_weights)
+    path = generated_file(workspace, parse_composition(composition))
+    cached = load(path.read_bytes()) if path.is_file() else {}
+    missing = [picture for picture in pictures if f"{picture.key}.{extractor.digest}" not in cached]
+    report_progress("evaluation pictures", len(pictures) - len(missing))
+    if not missing:
+        return
+    model = load_composed_model(composition, adapters, centroids, shared_backbone())
+    for start in range(0, len(missing), _CHUNK):
+        chunk = missing[start : start + _CHUNK]
+        made = model.generate([picture.caption for picture in chunk], [picture.seed for picture in chunk])
+        features = extractor.extract(made)
+        for row, picture in enumerate(chunk):
+            cached[f"{picture.key}.picture"] = made[row].clone()
+            cached[f"{picture.key}.{extractor.digest}"] = features[row].clone()
+        report_progress("evaluation pictures", len(chunk))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(cached))
+
+
+def generate_for(
+    pool: Executor,
+    workspace: Workspace,
+    composition: Composition,
+    adapters: dict[int, Path],
+    centroids: dict[int, Path],
+    pictures: list[PictureRequest],
+) -> None:
+    """Fill the cache for a composition, its groups in parallel, the largest first."""
+    groups = sorted(smallest_compositions(composition, pictures), key=lambda group: -len(group[1]))
+    pending = [
+        pool.submit(
+            generate_missing,
+            workspace,
+            part.to_bytes(),
+            {shard: adapters[shard] for shard in part.shards},
+            {shard: centroids[shard] for shard in part.shards if shard in centroids},
+            group,
+        )
+        for part, group in groups
+    ]
+    for future in pending:
+        future.result()
+
+
+def load_generated(workspace: Workspace, composition: Composition, pictures: list[PictureRequest]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(pictures uint8 [n, 3, 32, 32], features float32 [n, D]) from the cache, in the order asked for.
+
+    Raises:
+        VerificationError: the cache lacks one.
+    """
+    extractor_digest = _extractor(workspace.settings().evaluation.inception_weights).digest
+    found: dict[str, torch.Tensor] = {}
+    for part, group in smallest_compositions(composition, pictures):
+        path = generated_file(workspace, part)
+        tensors = load(path.read_bytes()) if path.is_file() else {}
+        for picture in group:
+            for kind in ("picture", extractor_digest):
+                name = f"{picture.key}.{kind}"
+                if name not in tensors:
+                    raise VerificationError(f"{path}: lacks an evaluation picture; generate before judging")
+                found[name] = tensors[name]
+    made = torch.stack([found[f"{picture.key}.picture"] for picture in pictures])
+    return made, torch.stack([found[f"{picture.key}.{extractor_digest}"] for picture in pictures])
+
+
+def judge_compositions(
+    workspace: Workspace, before: Composition, after: Composition, pictures: list[PictureRequest], moments_files: list[Path]
+) -> GateResult:
+    """The quality gate between two compositions whose pictures are cached. Run it in a process of one thread."""
+    evaluation = workspace.settings().evaluation
+    reference = _sum_moments(moments_files)
+    seeds = torch.tensor([picture.seed for picture in pictures])
+    sides = [
+        GeneratedFeatures(features=load_generated(workspace, composition, pictures)[1], seeds=seeds) for composition in (before, after)
+    ]
+    return judge_quality(*sides, build_frechet_reference(reference), num_blocks=evaluation.blocks, margin=evaluation.margin)
+
+
+def gate_to_json(gate: GateResult) -> dict[str, float | int | str]:
+    """The gate's numbers under its own field names."""
+    return asdict(gate)
+
+
+def erase_generated_but(workspace: Workspace, compositions: list[Composition], pictures: list[PictureRequest]) -> int:
+    """Delete every cached generation that none of the compositions needs; returns how many files went.
+
+    Raises:
+        VerificationError: one is still there.
+    """
+    parts = [part for composition in compositions for part, _ in smallest_compositions(composition, pictures)]
+    return _erase_but(workspace.cache / "generated", {generated_file(workspace, part).name for part in parts})
+
+
+def erase_descriptions_but(workspace: Workspace, descriptions: list[ShardDescription]) -> int:
+    """Delete every shard description but these; returns how many files went.
+
+    Raises:
+        VerificationError: one is still there.
+    """
+    keep = {path.name for description in descriptions for path in (*description.centroids_files, description.moments_file)}
+    return _erase_but(workspace.cache / "shards", keep)
+
+
+def _erase_but(folder: Path, keep: set[str]) -> int:
+    doomed = [path for path in folder.glob("*") if path.name not in keep]
+    for path in doomed:
+        path.unlink(missing_ok=True)
+    if left := [path.name for path in folder.glob("*") if path.name not in keep]:
+        raise VerificationError(f"{folder}: {left[0]} is still there after its erasure")
+    return len(doomed)
+
+
+def _sum_moments(files: list[Path]) -> Moments:
+    total: Moments | None = None
+    for path in files:
+        moments = Moments.from_bytes(path.read_bytes(), str(path))
+        total = moments if total is None else total.add(moments)
+    if total is None:
+        raise VerificationError("evaluation: there is no reference, since no sample is left")
+    return total
+
+
+@cache
+def _extractor(inception_weights: str | None) -> FeatureExtractor:
+    return load_inception_v3(Path(inception_weights)) if inception_weights else load_efficientnet_lite0()

@@ -1,0 +1,192 @@
+"""Steps 2 to 7 of the forget flow: plan, stop, remove, compose the candidate. `flows.forget` gives their order.
+
+The ledger says what has happened. A step's entry follows its effect, so a flow that was cut short does its last step again, and every
+step finds by digest or step key what it made before.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from cdm_core.composition import Composition, Expert
+from cdm_core.digests import Json, sha256_digest
+from cdm_core.errors import RequestRefusedError, StateError
+from cdm_core.quality_gate import GateResult
+from cdm_core.requests import DeletionRequest, parse_request
+from tasks.case import Case, Served, read_served
+from tasks.checkpoints import CheckpointStore
+from tasks.clock import utc_now
+from tasks.compositions import expert_of, load_composition, replace_experts, save_composition
+from tasks.data_versions import commit_data, commit_training, data_revision
+from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, prefix_rows
+from tasks.deciding import Judged, Work, audit_run, decide
+from tasks.ledger import Ledger
+from tasks.manifest_store import load_manifest
+from tasks.planning import ForgetPlan, build_plan, images_folder, load_plan, save_plan, summarise_plan
+from tasks.release import adapters_by_shard, champion_composition, log_stop, promote_version, register, sign_record
+from tasks.samples import remove_samples
+from tasks.shard_training import TrainedShard
+from tasks.workspace import Workspace
+
+
+def plan_request(case: Case) -> ForgetPlan:
+    """Work out the plan and what serves now, or read both again; the clock of the stop starts here.
+
+    Raises:
+        RequestRefusedError: the request names nothing that is here.
+        StateError: nothing has been built.
+    """
+    if case.find("planned") and (kept := load_plan(case.ws, case.request_id)):
+        return kept
+    stored = Ledger(case.ws).request(case.request_id)
+    serving = champion_composition(case.ws)
+    if stored is None or serving is None:
+        raise StateError(f"request {case.request_id}: there is no model to forget from; run: lethe build")
+    received = case.find("received")
+    assert stored.content is not None, "the bytes of an open request are kept"
+    assert received is not None, "a stored request was received"
+    request = find_request(stored.content, case.request_id)
+    plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id))
+    save_plan(case.ws, plan)
+    version, composition = serving
+    body = summarise_plan(plan) | {"version": version, "composition": composition.digest, "dvc_revision": data_revision(case.ws)}
+    case.finish("planned", body, status="planned")
+    return plan
+
+
+def find_request(content: bytes, request_id: str) -> DeletionRequest:
+    """The request of that id among those of a file's bytes.
+
+    Raises:
+        RequestRefusedError: it isn't there.
+    """
+    for request in parse_request(content, request_id):
+        if request.request_id == request_id:
+            return request
+    raise RequestRefusedError(f"request {request_id}: not in the bytes that were kept for it", reason="not_in_file")
+
+
+def stop_serving(case: Case) -> Served:
+    """Compose the clean checkpoints, register, sign, log, promote; the seconds since planning are recorded."""
+    if done := case.find("stopped"):
+        return read_served(done)
+    plan, planned = kept_plan(case), case.find("planned")
+    assert planned is not None, "a stop follows a plan"
+    before = read_served(planned)
+    now, ledger = utc_now(), Ledger(case.ws)
+    stopped = compose_stopped(case.ws, plan, load_composition(case.ws, before.composition))
+    run_id = audit_run(case, "forget")
+    version = register(case.ws, stopped, run_id=run_id, purpose="stop", step_key=case.step_key("stop"))
+    content = {
+        "decision": "stopped",
+        "plan": summarise_plan(plan),
+        "regulation": plan.regulation,
+        "issuer_key": plan.issuer_key,
+        "replaces_version": before.version,
+        "adapters": adapters_by_shard(stopped),
+        "clean_checkpoints": {str(shard.shard): shard.clean_checkpoint for shard in plan.shards},
+        "why_clean": "each key is a hash over all samples of its stages and of the stages before; none of them is to be erased",
+    }
+    record = sign_record(case.ws, "stop", stopped, version=version, step_key=case.step_key("stop"), now=now, content=content)
+    note = f"Stopped: version {version} serves, composed from checkpoints that never saw the data. Retraining goes on."
+    log_stop(case.ws, run_id, note, version, record)
+    promote_version(case.ws, ledger, version, expected=before.version, request_id=case.request_id, now=now)
+    seconds = (utc_now() - _planned_at(case)).total_seconds()
+    body = {"version": version, "composition": stopped.digest, "seconds": seconds, "record": record.name}
+    return read_served(case.finish("stopped", body, status="stopped"))
+
+
+def compose_stopped(ws: Workspace, plan: ForgetPlan, serving: Composition) -> Composition:
+    """The serving composition with each hit shard at its last clean checkpoint; a shard without one is left out."""
+    store = CheckpointStore(ws.checkpoints)
+    experts = []
+    for shard in plan.shards:
+        rows = prefix_rows(load_manifest(ws, shard.shard), shard.clean_stages)
+        if shard.clean_checkpoint is not None and not rows.empty:
+            # Without the file (its cache was deleted) the shard has no centroids for now, and only `knn` asks for them.
+            centroids = centroids_file(ws, rows)
+            digest = sha256_digest(centroids.read_bytes()) if centroids.is_file() else None
+            adapter = store.digest(shard.clean_checkpoint)
+            experts.append(Expert(shard=shard.shard, adapter=adapter, samples=len(rows), centroids=digest))
+    return replace_experts(ws.settings(), serving, [shard.shard for shard in plan.shards], experts)
+
+
+def remove_data(case: Case) -> str:
+    """Take the samples out of packs and manifests and commit that; returns the data revision."""
+    if done := case.find("removed"):
+        return str(done["dvc_revision"])
+    plan = kept_plan(case)
+    shards = remove_samples(case.ws, plan.hit_frame())
+    revision = commit_data(case.ws, shards, f"Remove {len(plan.hits)} samples on request")
+    case.finish("removed", {"dvc_revision": revision}, status="retraining")
+    return revision
+
+
+def compose_candidate(
+    case: Case, trained: Sequence[TrainedShard], descriptions: Sequence[ShardDescription]
+) -> tuple[Composition, Composition]:
+    """(what served before the request, the candidate with the retrained shards); commits the new adapters to DVC first."""
+    planned, stopped = case.find("planned"), case.find("stopped")
+    assert planned is not None, "a candidate follows a plan"
+    assert stopped is not None, "a candidate follows a stop"
+    commit_training(case.ws, [shard.shard for shard in trained], "Retrain the shards that a deletion hit")
+    described = {description.shard: description for description in descriptions}
+    experts = [expert_of(shard, described[shard.shard]) for shard in trained]
+    base = load_composition(case.ws, read_served(stopped).composition)
+    candidate = replace_experts(case.ws.settings(), base, [shard.shard for shard in trained], experts)
+    save_composition(case.ws, candidate)
+    return load_composition(case.ws, read_served(planned).composition), candidate
+
+
+def kept_plan(case: Case) -> ForgetPlan:
+    """The plan of an open case.
+
+    Raises:
+        StateError: it's gone.
+    """
+    plan = load_plan(case.ws, case.request_id)
+    if plan is None:
+        raise StateError(f"request {case.request_id}: its plan is gone from {case.ws.ledger}")
+    return plan
+
+
+def _planned_at(case: Case) -> datetime:
+    event = Ledger(case.ws).last("planned", case.request_id)
+    assert event is not None, "a stop follows a plan"
+    return event.at
+
+
+def decide_forgotten(
+    case: Case,
+    before: Composition,
+    candidate: Composition,
+    gate: GateResult,
+    pictures: list[PictureRequest],
+    trained: Sequence[TrainedShard],
+) -> Served:
+    """Sign and log the decision on the candidate, then promote on a pass."""
+    plan, stopped, planned, removed = kept_plan(case), case.find("stopped"), case.find("planned"), case.find("removed")
+    assert stopped is not None, "a decision follows a stop"
+    assert planned is not None, "a stop follows a plan"
+    assert removed is not None, "a decision follows the removal"
+    work = Work(
+        kind="forget",
+        shards_hit=tuple(shard.shard for shard in plan.shards),
+        samples_removed=len(plan.hits),
+        samples_added=0,
+        steps_retrained=plan.steps,
+        steps_full_build=plan.steps_full_build,
+        stopped_version=int(str(stopped["version"])),
+        earlier_records=(str(stopped["record"]),),
+    )
+    content: dict[str, Json] = {
+        "plan": summarise_plan(plan),
+        "regulation": plan.regulation,
+        "issuer_key": plan.issuer_key,
+        "identity": "the request's bytes were signed with a registered issuer's key",
+        "dvc_revision_before": planned["dvc_revision"],
+        "dvc_revision_after": removed["dvc_revision"],
+        "clean_checkpoints": {str(shard.shard): shard.clean_checkpoint for shard in plan.shards},
+        "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},
+        "steps": plan.steps,
+    }
+    return decide(case, Judged(before=before, candidate=candidate, gate=gate, pictures=pictures), work, read_served(stopped), content)

@@ -1,0 +1,104 @@
+"""Taking a request in: the bytes are kept and the signature checked before anything is parsed.
+
+Steps, in this order: 1 size, 2 signature over the bytes, 3 strict parsing, 4 the signer is the issuer that the request names, 5 receipt in
+the ledger. A refusal at any step is recorded as an event that names the file's digest and the reason, changes nothing else, and leaves
+the request id free: what nobody signed must not be able to block a genuine request.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cdm_core.digests import Digest, sha256_digest
+from cdm_core.errors import InvalidInputError, RequestRefusedError
+from cdm_core.requests import DeletionRequest, check_size, parse_request
+from tasks.keys import VerifiedIssuer, check_issuer, verify_file
+from tasks.ledger import Ledger
+from tasks.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedFile:
+    """A request file that was verified: its bytes, who signed, and the requests in it."""
+
+    content: bytes
+    digest: Digest
+    issuer: VerifiedIssuer
+    requests: tuple[DeletionRequest, ...]
+
+
+def read_request_file(ws: Workspace, path: Path) -> ReceivedFile:
+    """Steps 1 to 4.
+
+    Raises:
+        InvalidInputError: there is no such file.
+        RequestRefusedError: it is too large, not signed by a registered issuer, or not a request.
+    """
+    try:
+        check_size(path.stat().st_size, path.name)  # 1
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{path}: can't be read: {error.strerror}") from error
+    signature = path.with_name(path.name + ".sig")
+    issuer = verify_file(ws, content, signature.read_bytes() if signature.is_file() else None)  # 2
+    requests = parse_request(content, path.name)  # 3
+    check_issuer(requests, issuer)  # 4
+    return ReceivedFile(content=content, digest=sha256_digest(content), issuer=issuer, requests=tuple(requests))
+
+
+def receive_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime) -> ReceivedFile:
+    """Steps 1 to 5; a refusal is recorded before it's raised."""
+    try:
+        received = read_request_file(ws, path)
+        for request in received.requests:
+            stored = ledger.request(request.request_id)
+            ledger.receive(request.request_id, request.issuer, received.digest, received.content, now)  # 5
+            if stored is None:
+                _keep_images(ws, request, path.parent)
+                body = {"digest": received.digest, "issuer_key": received.issuer.keyid, "regulation": request.regulation}
+                ledger.append("received", request.request_id, body, now)
+    except RequestRefusedError as error:
+        record_refusal(ledger, path, error, now)
+        raise
+    return received
+
+
+def record_refusal(ledger: Ledger, path: Path, error: RequestRefusedError, now: datetime) -> None:
+    """One event: which bytes, and why; never what they say."""
+    try:
+        digest = _digest_of(path)
+    except OSError:
+        digest = None
+    ledger.append("refused", None, {"digest": digest, "reason": error.reason}, now)
+
+
+def _keep_images(ws: Workspace, request: DeletionRequest, folder: Path) -> None:
+    """Copy the pictures that a request names: the flow may run later, from elsewhere."""
+    for name, content in find_image_files(request, folder).items():
+        kept = images_folder(ws, request.request_id) / name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, content, mode=0o600)
+
+
+def find_image_files(request: DeletionRequest, folder: Path) -> dict[str, bytes]:
+    """The bytes of the pictures that a request names by file, relative to the request's folder.
+
+    Raises:
+        RequestRefusedError: a file is missing, too large, or a link that leads out of the folder.
+    """
+    found = {}
+    for name in request.image_files:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise RequestRefusedError(f"{request.request_id}: image_files: {name}: leads out of the request's folder", reason="path_escape")
+        if not path.is_file():
+            raise RequestRefusedError(f"{request.request_id}: image_files: {name}: no such file", reason="image_missing")
+        found[name] = path.read_bytes()
+    return found
+
+
+def _digest_of(path: Path) -> Digest | None:
+    from hashlib import file_digest
+
+    with path.open("rb") as file:
+        return Digest(file_digest(file, "sha256").hexdigest())

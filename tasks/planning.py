@@ -1,0 +1,199 @@
+"""The plan of a deletion: what will be retrained, reused and erased, worked out before anything changes.
+
+A plan names owner keys and sample ids, so it lies in a file of its own that is erased when the request is closed; the ledger keeps its
+digest and the counts. A flow that was cut short reads its plan again: the manifests may have changed since.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cdm_core.chain import first_changed_stage
+from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
+from cdm_core.errors import RequestRefusedError
+from cdm_core.manifests import drop_samples, find_samples
+from cdm_core.partition import compute_owner_key
+from cdm_core.requests import DeletionRequest
+from tasks.checkpoints import CheckpointStore
+from tasks.files import write_atomically
+from tasks.intake import find_image_files
+from tasks.keys import owner_secret
+from tasks.manifest_store import load_manifests
+from tasks.pictures import normalise_picture
+from tasks.shard_training import plan_chain, stage_steps
+from tasks.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """One hit shard. Stages count from 0; `clean_checkpoint` is the key after the first `clean_stages` stages, which stay as they are."""
+
+    shard: int
+    samples: int
+    samples_left: int
+    first_tainted_stage: int
+    steps: int
+    steps_reused: int
+    clean_stages: int
+    clean_checkpoint: Digest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A sample to be erased."""
+
+    sample_id: str
+    owner_key: str
+    shard: int
+    stage: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetPlan:
+    """What forgetting will do; `duplicates_elsewhere` are the same pictures under owners whom the request doesn't name."""
+
+    request_id: str
+    request_digest: Digest
+    issuer_key: str
+    regulation: str
+    owners: tuple[str, ...]
+    shards: tuple[ShardPlan, ...]
+    hits: tuple[Hit, ...]
+    steps: int
+    steps_full_build: int
+    duplicates_elsewhere: tuple[Hit, ...]
+
+    @property
+    def digest(self) -> Digest:
+        """Names the plan in the ledger."""
+        return json_digest(asdict(self))
+
+    def hit_frame(self) -> pd.DataFrame:
+        """The hits as rows with the manifests' column names."""
+        return pd.DataFrame([asdict(hit) for hit in self.hits], columns=["sample_id", "owner_key", "shard", "stage"])
+
+
+def build_plan(
+    ws: Workspace, request: DeletionRequest, request_digest: Digest, issuer_key: str, request_folder: Path
+) -> ForgetPlan:
+    """Resolve a request against the manifests and work out its cost; changes nothing.
+
+    Raises:
+        RequestRefusedError: nothing that it names is in this workspace (`no_match`).
+    """
+    settings, manifests = ws.settings(), load_manifests(ws)
+    owner_keys = {compute_owner_key(owner_secret(ws), owner_id) for owner_id in request.owner_ids}
+    sample_ids = set(request.sample_ids) | _image_sample_ids(request, request_folder)
+    hits = find_samples(manifests, owner_keys=owner_keys, sample_ids=sample_ids)
+    if hits.empty:
+        raise RequestRefusedError(f"request {request.request_id}: no such owner or sample in this workspace", reason="no_match")
+    twins = find_samples(manifests, sample_ids=set(hits["sample_id"]))
+    elsewhere = drop_samples(twins, hits)
+    shards = tuple(
+        _plan_shard(ws, shard, manifests[shard], hits[hits["shard"] == shard]) for shard in sorted(int(s) for s in hits["shard"].unique())
+    )
+    remaining = {shard: drop_samples(frame, hits) for shard, frame in manifests.items()}
+    return ForgetPlan(
+        request_id=request.request_id,
+        request_digest=request_digest,
+        issuer_key=issuer_key,
+        regulation=request.regulation,
+        owners=tuple(sorted(hits["owner_key"].unique())),
+        shards=shards,
+        hits=_to_hits(hits),
+        steps=sum(shard.steps for shard in shards),
+        steps_full_build=sum(sum(stage_steps(frame, settings)) for frame in remaining.values()),
+        duplicates_elsewhere=_to_hits(elsewhere),
+    )
+
+
+def save_plan(ws: Workspace, plan: ForgetPlan) -> Path:
+    """Keep the plan until the request is closed."""
+    path = _plan_path(ws, plan.request_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, canonical_json(asdict(plan)), mode=0o600)
+    return path
+
+
+def load_plan(ws: Workspace, request_id: str) -> ForgetPlan | None:
+    """The kept plan of a request."""
+    path = _plan_path(ws, request_id)
+    if not path.is_file():
+        return None
+    document = json.loads(path.read_bytes())
+    shards = tuple(ShardPlan(**shard) for shard in document.pop("shards"))
+    hits = tuple(Hit(**hit) for hit in document.pop("hits"))
+    elsewhere = tuple(Hit(**hit) for hit in document.pop("duplicates_elsewhere"))
+    return ForgetPlan(**document | {"owners": tuple(document["owners"])}, shards=shards, hits=hits, duplicates_elsewhere=elsewhere)
+
+
+def images_folder(ws: Workspace, request_id: str) -> Path:
+    """Where the pictures that came with a request are kept until it is closed."""
+    return ws.ledger / "images" / sha256_digest(request_id.encode())[:32]
+
+
+def erase_plan(ws: Workspace, request_id: str) -> None:
+    """Delete the kept plan, which names samples."""
+    _plan_path(ws, request_id).unlink(missing_ok=True)
+
+
+def summarise_plan(plan: ForgetPlan) -> dict[str, Json]:
+    """What `lethe plan` prints and records keep: counts and shards, no sample."""
+    return {
+        "request_id": plan.request_id,
+        "request_digest": plan.request_digest,
+        "plan_digest": plan.digest,
+        "owners": list(plan.owners),
+        "samples": len(plan.hits),
+        "shards": [_shard_summary(shard) for shard in plan.shards],
+        "steps": plan.steps,
+        "steps_full_build": plan.steps_full_build,
+        "duplicates_elsewhere": len(plan.duplicates_elsewhere),
+    }
+
+
+def _shard_summary(shard: ShardPlan) -> Mapping[str, Json]:
+    return {name: value for name, value in asdict(shard).items() if name != "clean_checkpoint"}
+
+
+def _plan_shard(ws: Workspace, shard: int, manifest: pd.DataFrame, hits: pd.DataFrame) -> ShardPlan:
+    settings, store = ws.settings(), CheckpointStore(ws.checkpoints)
+    remaining = drop_samples(manifest, hits)
+    chain = plan_chain(remaining, shard, settings)
+    first_tainted = first_changed_stage(plan_chain(manifest, shard, settings), chain)
+    assert first_tainted is not None, "a hit shard's chain changes"
+    steps = stage_steps(remaining, settings)
+    reused = next((stage for stage in range(first_tainted, 0, -1) if store.has(chain[stage - 1])), 0)
+    return ShardPlan(
+        shard=shard,
+        samples=len(hits),
+        samples_left=len(remaining),
+        first_tainted_stage=first_tainted,
+        steps=sum(steps[reused:]),
+        steps_reused=sum(steps[:reused]),
+        clean_stages=reused,
+        clean_checkpoint=chain[reused - 1] if reused else None,
+    )
+
+
+def _image_sample_ids(request: DeletionRequest, folder: Path) -> set[str]:
+    """A picture matches as it is stored, or as it would be stored after ingest's normalisation."""
+    found: set[str] = set()
+    for name, content in find_image_files(request, folder).items():
+        found |= {sha256_digest(content), sha256_digest(normalise_picture(content, name))}
+    return found
+
+
+def _to_hits(rows: pd.DataFrame) -> tuple[Hit, ...]:
+    columns = (rows[name].tolist() for name in ("sample_id", "owner_key", "shard", "stage"))
+    return tuple(
+        Hit(sample_id=sample_id, owner_key=owner_key, shard=int(shard), stage=int(stage))
+        for sample_id, owner_key, shard, stage in zip(*columns, strict=True)
+    )
+
+
+def _plan_path(ws: Workspace, request_id: str) -> Path:
+    return ws.ledger / "plans" / f"{sha256_digest(request_id.encode())[:32]}.json"

@@ -1,0 +1,77 @@
+"""Worker processes: one thread each, forked from a server that has torch, diffusers and peft loaded already.
+
+One thread a process makes the same bytes on any number of cores; shards in parallel processes give the best throughput (two threads
+in each of two processes are 30 times slower, spinning). Loading the libraries takes a new process about 10 seconds, hence the fork
+server. Workers report progress through a queue that a thread of the parent drains.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.queues import SimpleQueue
+
+Progress = Callable[[str, int], None]
+"""Called with (what advanced, by how much)."""
+
+_PRELOADED = ["cdm_core.training", "cdm_core.serving", "cdm_core.features", "cdm_core.centroids", "cdm_core.quality_gate"]
+_queue: SimpleQueue[tuple[str, int] | None] | None = None  # in a worker: where it reports to
+_pool: ProcessPoolExecutor | None = None  # in a parent: the pool that is open
+
+
+def ignore_progress(what: str, amount: int) -> None:
+    """For callers that show none."""
+
+
+def report_progress(what: str, amount: int = 1) -> None:
+    """Tell the parent, from inside a worker; does nothing outside one."""
+    if _queue is not None:
+        _queue.put((what, amount))
+
+
+@contextmanager
+def worker_pool(num_workers: int | None = None, on_progress: Progress = ignore_progress) -> Iterator[ProcessPoolExecutor]:
+    """A pool of single-threaded processes, by default one a core, ended on leaving; within it `active_pool` gives it to anyone."""
+    global _pool
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    queue: SimpleQueue[tuple[str, int] | None] = context.SimpleQueue()
+    drain = threading.Thread(target=_drain, args=(queue, on_progress), daemon=True)
+    drain.start()
+    pool = ProcessPoolExecutor(num_workers or os.cpu_count(), mp_context=context, initializer=_start_worker, initargs=(queue,))
+    _pool = pool
+    try:
+        yield pool
+    finally:
+        _pool = None
+        pool.shutdown(cancel_futures=True)
+        queue.put(None)
+        drain.join()
+
+
+def active_pool() -> ProcessPoolExecutor:
+    """The pool that is open: a step run by an orchestrator gets no pool passed, since that would hash and copy its parameters.
+
+    Raises:
+        RuntimeError: none is open.
+    """
+    if _pool is None:
+        raise RuntimeError("no worker pool is open; enter worker_pool first")
+    return _pool
+
+
+def _start_worker(queue: SimpleQueue[tuple[str, int] | None]) -> None:
+    import torch
+
+    from cdm_core.fingerprint import NUM_THREADS
+
+    global _queue
+    _queue = queue
+    torch.set_num_threads(NUM_THREADS)
+
+
+def _drain(queue: SimpleQueue[tuple[str, int] | None], on_progress: Progress) -> None:
+    while (item := queue.get()) is not None:
+        on_progress(*item)
