@@ -32,7 +32,7 @@ FRECHET_DISTANCE = "frechet_distance"
 PICTURE_TAG = "picture/"
 _PICTURES = "pictures"
 
-_PROMOTED = ("pass", "accepted")
+_CLEARED = ("pass", "accepted")
 _LISTED = 12  # so many shards or records are named in a note, the rest counted
 
 
@@ -73,7 +73,7 @@ class AuditSummary:
 
 def build_note(summary: AuditSummary) -> str:
     """The note, as markdown."""
-    promoted = summary.verdict in _PROMOTED
+    cleared = summary.verdict in _CLEARED
     rows = {
         "Asked": _asked(summary),
         "Hit": _listing("shard", summary.shards_hit),
@@ -81,7 +81,7 @@ def build_note(summary: AuditSummary) -> str:
         "Work": f"{summary.steps_retrained:,} training steps; a full build takes {summary.steps_full_build:,}",
         "Stopped": f"version {summary.stopped_version} served without the data while retraining" if summary.stopped_version else "",
         "Quality": _quality(summary),
-        "Verdict": f"**{summary.verdict}**: version {summary.model_version} {'is promoted' if promoted else 'is not promoted'}",
+        "Verdict": f"**{summary.verdict}**: version {summary.model_version} {'may serve' if cleared else 'may not serve'}",
         "Serving": _serving(summary),
         "Records": _listing("", [_code(name) for name in summary.record_names]),
     }
@@ -194,7 +194,7 @@ def _quality(summary: AuditSummary) -> str:
 
 def _serving(summary: AuditSummary) -> str:
     """Empty where the verdict says it, or there is no other version."""
-    if summary.verdict in _PROMOTED or (summary.stopped_version is None and summary.fd_before is None):
+    if summary.verdict in _CLEARED or (summary.stopped_version is None and summary.fd_before is None):
         return ""
     version = f"version {summary.stopped_version}" if summary.stopped_version else "the version before"
     return version if summary.verdict == "rejected" else f"{version}, until a person decides"

@@ -21,8 +21,9 @@ from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, p
 from tasks.deciding import Judged, Work, audit_run, decide
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifest
-from tasks.planning import ForgetPlan, build_plan, images_folder, load_plan, save_plan, summarise_plan
+from tasks.planning import ForgetPlan, build_plan, load_plan, save_plan, summarise_plan
 from tasks.release import adapters_by_shard, champion_composition, log_stop, promote_version, register, sign_record
+from tasks.request_images import images_folder
 from tasks.samples import remove_samples
 from tasks.shard_training import TrainedShard
 from tasks.workspace import Workspace

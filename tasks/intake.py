@@ -7,6 +7,7 @@ the request id free: what nobody signed must not be able to block a genuine requ
 
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import file_digest
 from pathlib import Path
 
 from cdm_core.digests import Digest, sha256_digest
@@ -14,6 +15,7 @@ from cdm_core.errors import InvalidInputError, RequestRefusedError
 from cdm_core.requests import DeletionRequest, check_size, parse_request
 from tasks.keys import VerifiedIssuer, check_issuer, verify_file
 from tasks.ledger import Ledger
+from tasks.request_images import keep_images
 from tasks.workspace import Workspace
 
 
@@ -54,7 +56,7 @@ def receive_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime) -> Re
             stored = ledger.request(request.request_id)
             ledger.receive(request.request_id, request.issuer, received.digest, received.content, now)  # 5
             if stored is None:
-                _keep_images(ws, request, path.parent)
+                keep_images(ws, request, path.parent)
                 body = {"digest": received.digest, "issuer_key": received.issuer.keyid, "regulation": request.regulation}
                 ledger.append("received", request.request_id, body, now)
     except RequestRefusedError as error:
@@ -72,33 +74,6 @@ def record_refusal(ledger: Ledger, path: Path, error: RequestRefusedError, now: 
     ledger.append("refused", None, {"digest": digest, "reason": error.reason}, now)
 
 
-def _keep_images(ws: Workspace, request: DeletionRequest, folder: Path) -> None:
-    """Copy the pictures that a request names: the flow may run later, from elsewhere."""
-    for name, content in find_image_files(request, folder).items():
-        kept = images_folder(ws, request.request_id) / name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, content, mode=0o600)
-
-
-def find_image_files(request: DeletionRequest, folder: Path) -> dict[str, bytes]:
-    """The bytes of the pictures that a request names by file, relative to the request's folder.
-
-    Raises:
-        RequestRefusedError: a file is missing, too large, or a link that leads out of the folder.
-    """
-    found = {}
-    for name in request.image_files:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise RequestRefusedError(f"{request.request_id}: image_files: {name}: leads out of the request's folder", reason="path_escape")
-        if not path.is_file():
-            raise RequestRefusedError(f"{request.request_id}: image_files: {name}: no such file", reason="image_missing")
-        found[name] = path.read_bytes()
-    return found
-
-
 def _digest_of(path: Path) -> Digest | None:
-    from hashlib import file_digest
-
     with path.open("rb") as file:
         return Digest(file_digest(file, "sha256").hexdigest())

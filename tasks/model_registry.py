@@ -183,7 +183,8 @@ def _save_files(staging: Path, model: LoggedModel, files: _Files, run_id: str) -
     folder = staging / "model" / "artifacts"
     _copy_verified(files.adapters, folder / "adapters", {expert.shard: expert.adapter for expert in files.document.experts})
     if files.centroids is not None:
-        _copy_verified(files.centroids, folder / "centroids", {expert.shard: expert.centroids for expert in files.document.experts})
+        named = {expert.shard: expert.centroids for expert in files.document.experts if expert.centroids is not None}
+        _copy_verified(files.centroids, folder / "centroids", named)
 
 
 def _copy_verified(sources: Mapping[int, Path], folder: Path, digests: Mapping[int, Digest]) -> None:

@@ -7,20 +7,22 @@ digest and the counts. A flow that was cut short reads its plan again: the manif
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 
 from cdm_core.chain import first_changed_stage
 from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
-from cdm_core.errors import RequestRefusedError
+from cdm_core.errors import LetheError, RequestRefusedError
 from cdm_core.manifests import drop_samples, find_samples
 from cdm_core.partition import compute_owner_key
 from cdm_core.requests import DeletionRequest
 from tasks.checkpoints import CheckpointStore
-from tasks.files import write_atomically
-from tasks.intake import find_image_files
+from tasks.files import erase_folder, write_atomically
+from tasks.request_images import find_image_files, images_folder
 from tasks.keys import owner_secret
+from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifests
 from tasks.pictures import normalise_picture
 from tasks.shard_training import plan_chain, stage_steps
@@ -130,9 +132,15 @@ def load_plan(ws: Workspace, request_id: str) -> ForgetPlan | None:
     return ForgetPlan(**document | {"owners": tuple(document["owners"])}, shards=shards, hits=hits, duplicates_elsewhere=elsewhere)
 
 
-def images_folder(ws: Workspace, request_id: str) -> Path:
-    """Where the pictures that came with a request are kept until it is closed."""
-    return ws.ledger / "images" / sha256_digest(request_id.encode())[:32]
+def refuse_request(ws: Workspace, request_id: str, error: LetheError, now: datetime) -> None:
+    """Record that a received request was refused, and why; its bytes and pictures are erased, its id stays taken."""
+    reason = error.reason if isinstance(error, RequestRefusedError) else "bad_input"
+    ledger = Ledger(ws)
+    ledger.append("refused", request_id, {"reason": reason}, now)
+    ledger.set_status(request_id, "refused", {"request_id": request_id, "status": "refused", "reason": reason, "message": str(error)})
+    ledger.forget_content(request_id)
+    erase_plan(ws, request_id)
+    erase_folder(images_folder(ws, request_id))
 
 
 def erase_plan(ws: Workspace, request_id: str) -> None:

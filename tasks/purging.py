@@ -21,7 +21,8 @@ from tasks.forgetting import kept_plan
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifests
 from tasks.mlflow_erasure import erase_versions
-from tasks.planning import ForgetPlan, erase_plan, images_folder
+from tasks.planning import ForgetPlan, erase_plan
+from tasks.request_images import images_folder
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.shard_training import plan_chain
 from tasks.suppression import suppression_hash

@@ -45,7 +45,7 @@ def test_the_note_of_a_forgotten_request() -> None:
 | Work | 120 training steps; a full build takes 1,960 |
 | Stopped | version 2 served without the data while retraining |
 | Quality | Fréchet distance 500.0 → 510.0 (+2.0%; tolerated +5.0%) |
-| Verdict | **pass**: version 3 is promoted |
+| Verdict | **pass**: version 3 may serve |
 | Records | `000004-decision.json` |
 """
     )
@@ -54,7 +54,7 @@ def test_the_note_of_a_forgotten_request() -> None:
 @pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
 def test_a_note_without_a_pass_says_what_serves(verdict: str) -> None:
     note = build_note(replace(SUMMARY, verdict=verdict))
-    assert f"| Verdict | **{verdict}**: version 3 is not promoted |" in note
+    assert f"| Verdict | **{verdict}**: version 3 may not serve |" in note
     assert "| Serving | version 2, until a person decides |" in note
 
 
@@ -65,7 +65,7 @@ def test_a_failed_addition_leaves_the_version_before() -> None:
 
 def test_a_persons_no_is_final() -> None:
     note = build_note(replace(SUMMARY, kind="review", verdict="rejected"))
-    assert "| Verdict | **rejected**: version 3 is not promoted |" in note
+    assert "| Verdict | **rejected**: version 3 may not serve |" in note
     assert "| Serving | version 2 |" in note
 
 

@@ -70,12 +70,15 @@ def test_staged_but_uncommitted_data_files_are_noticed(small: Workspace) -> None
 
 
 def test_a_commit_cut_short_before_the_push_is_finished_by_the_next(small: Workspace) -> None:
+    before = stored_objects(small)["cache"]
     add_samples(small, ANNA, 0, 1, [sample(200)])
     revision = commit_data(small, [0], "Arrival")
     shutil.rmtree(small.dvc_remote)
     shutil.rmtree(small.private / "dvc" / "site")
-    assert commit_data(small, [0, 1], "Arrival") == revision
-    assert stored_objects(small)["remote"] == stored_objects(small)["cache"]
+    assert commit_data(small, [0], "Arrival") == revision
+    new = stored_objects(small)["cache"] - before
+    assert len(new) == 3  # the pack, the folder, the manifest
+    assert new < stored_objects(small)["remote"]
 
 
 def test_other_files_of_the_user_stay_out_of_the_history(small: Workspace) -> None:

@@ -1,0 +1,266 @@
+"""The commands behind `lethe`: each takes parsed options and returns the document that `--json` prints.
+
+Imports that cost seconds are made by the function that needs them.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
+from flows.console import progress_bars, say
+from flows.session import flow_session, open_for_flow
+from tasks.clock import utc_now
+from tasks.workers import Progress
+from tasks.workspace import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    from tasks.arrivals import Arrival
+
+Document = dict[str, object]
+
+
+def run_init(directory: Path, *, shards: int, stages: int) -> Document:
+    """Make a workspace of OpenMoji."""
+    from tasks.keys import create_keys, owner_secret
+    from tasks.openmoji import render_openmoji
+    from tasks.tracking import create_tracking
+    from tasks.workspace_init import check_directory, create_workspace
+
+    root = directory.resolve()
+    check_directory(root)
+    ws = Workspace(root)
+    ws.keys.mkdir(parents=True, exist_ok=True)
+    create_keys(ws)
+    with progress_bars({"pictures rendered": 4495, "owners packed": None}) as advance:
+        summary = create_workspace(
+            root,
+            shards=shards,
+            stages=stages,
+            pictures=render_openmoji(_by_difference(advance, "pictures rendered")),
+            secret=owner_secret(ws),
+            progress=_by_difference(advance, "owners packed"),
+        )
+        create_tracking(ws)
+    return {"workspace": str(root), **asdict(summary)}
+
+
+def run_build(directory: Path) -> Document:
+    """Build the whole model."""
+    from tasks.manifest_store import count_samples, load_manifests
+
+    ws, started = open_for_flow(directory), time.monotonic()
+    num_samples = count_samples(load_manifests(ws))
+    if num_samples == 0:
+        raise StateError(f"{ws.root}: there is no sample to build from")
+    totals = {
+        "steps": _num_steps(ws, ws.settings().shard_ids),
+        "reference pictures": num_samples,
+        "evaluation pictures": 2 * ws.settings().evaluation.samples,
+    }
+    with flow_session(ws, totals):
+        from flows.build import build
+
+        return {**build(str(ws.root)), "seconds": time.monotonic() - started}
+
+
+def run_add_issuer(directory: Path, name: str, public_key: Path | None) -> Document:
+    """Register an issuer."""
+    from tasks.keys import add_issuer
+
+    issuer = add_issuer(open_workspace(directory), name, public_key)
+    return {"issuer": issuer.issuer, "keyid": issuer.keyid, "public_key": str(issuer.path)}
+
+
+def run_sign(directory: Path, file: Path, issuer: str) -> Document:
+    """Sign a file."""
+    from tasks.keys import sign_file
+
+    return {"keyid": sign_file(open_workspace(directory), file, issuer), "signature": f"{file}.sig"}
+
+
+def run_plan(directory: Path, file: Path) -> Document:
+    """Plan a request file without asking for its signature, since nothing is done."""
+    from cdm_core.digests import sha256_digest
+    from cdm_core.requests import check_size, parse_request
+    from tasks.planning import build_plan, summarise_plan
+
+    ws = open_workspace(directory)
+    try:
+        check_size(file.stat().st_size, file.name)
+        content = file.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{file}: can't be read: {error.strerror}") from error
+    plans: list[Document] = []
+    for request in parse_request(content, file.name):
+        plans.append(dict(summarise_plan(build_plan(ws, request, sha256_digest(content), "", file.parent))))
+    return plans[0] if len(plans) == 1 else {"requests": plans}
+
+
+def run_submit(directory: Path, file: Path) -> Document:
+    """Receive a request file and forget what it names."""
+    from tasks.intake import receive_file
+    from tasks.ledger import Ledger
+
+    ws = open_for_flow(directory)
+    received = receive_file(ws, Ledger(ws), file, utc_now())
+    answers = [forget_received(ws, request.request_id, show_progress=True) for request in received.requests]
+    return answers[0] if len(answers) == 1 else {"requests": answers}
+
+
+def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> Document:
+    """Run the forget flow for a request that the ledger holds, or give the answer that it was given before.
+
+    Raises:
+        RequestRefusedError: it was refused, now or before.
+    """
+    from tasks.ledger import Ledger
+    from tasks.planning import refuse_request
+
+    ledger = Ledger(ws)
+    stored = ledger.request(request_id)
+    assert stored is not None, "receiving stores a request"
+    if stored.status == "refused" and stored.answer is not None:
+        raise RequestRefusedError(str(stored.answer["message"]), reason=str(stored.answer["reason"]))
+    if stored.answer is not None:
+        return dict(stored.answer)
+    totals = {"steps": None, "reference pictures": None, "evaluation pictures": 2 * ws.settings().evaluation.samples}
+    try:
+        with flow_session(ws, totals if show_progress else None):
+            from flows.forget import forget
+
+            return dict(forget(str(ws.root), request_id))
+    except (RequestRefusedError, InvalidInputError) as error:
+        refuse_request(ws, request_id, error, utc_now())
+        raise
+
+
+def run_learn(directory: Path, folder: Path, owner: str, tier: int | None) -> Document:
+    """Take an owner's folder in and learn it."""
+    from tasks.arrivals import read_arrival
+    from tasks.ledger import Ledger
+
+    ws = open_for_flow(directory)
+    arrival = read_arrival(ws, Ledger(ws), folder, owner, tier, utc_now())
+    return learn_arrival(ws, arrival, show_progress=True)
+
+
+def learn_arrival(ws: Workspace, arrival: "Arrival", *, show_progress: bool) -> Document:
+    """Store an arrival and run the learn flow, or give the answer that it was given before."""
+    from tasks.learning import receive_arrival
+    from tasks.ledger import Ledger
+
+    stored = Ledger(ws).request(arrival.request_id)
+    if stored is not None and stored.answer is not None:
+        return dict(stored.answer)
+    totals = {"steps": None, "reference pictures": None, "evaluation pictures": 2 * ws.settings().evaluation.samples}
+    with flow_session(ws, totals if show_progress else None):
+        from flows.learn import learn
+
+        receive_arrival(ws, arrival)
+        return dict(learn(str(ws.root), arrival.request_id, arrival.shard))
+
+
+def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -> Document:
+    """Sign a person's decision."""
+    from tasks.case import Case
+    from tasks.deciding import review
+    from tasks.locks import exclusive_lock
+
+    if not reason.strip():
+        raise InvalidInputError("reason: must not be empty")
+    ws = open_for_flow(directory)
+    with exclusive_lock(ws.private / "flow.lock"):
+        return dict(review(Case(ws, request_id), accept=accept, reason=reason))
+
+
+def run_status(directory: Path, request_id: str | None) -> Document:
+    """List requests."""
+    from tasks.ledger import Ledger
+
+    ledger = Ledger(open_for_flow(directory))
+    stored = ledger.requests()
+    if request_id is not None:
+        stored = [request for request in stored if request.request_id == request_id]
+        if not stored:
+            raise InvalidInputError(f"{request_id}: no such request")
+    rows = [
+        {
+            **(dict(request.answer) if request.answer else {}),
+            "request_id": request.request_id,
+            "status": request.status,
+            "received_at": request.received_at.isoformat(),
+            "request_digest": request.digest,
+        }
+        for request in stored
+    ]
+    return {"requests": rows}
+
+
+def run_verify(path: Path, directory: Path | None) -> Document:
+    """Verify an audit record."""
+    from tasks.keys import load_record_keys
+    from tasks.records import verify_record
+
+    keys = load_record_keys(open_workspace(directory).keys) if directory is not None else None
+    verified = verify_record(path, keys)
+    return {
+        "valid": verified.valid,
+        "keyid": verified.keyid,
+        "subject": list(verified.subject),
+        "records_in_chain": verified.num_chained,
+        "artifacts_matching": verified.num_matching,
+        "artifacts_superseded": verified.num_superseded,
+        "artifacts_absent": verified.num_absent,
+    }
+
+
+def run_ui(directory: Path, port: int) -> None:
+    """Serve the MLflow UI until it's interrupted."""
+    from tasks.tracking import serve_ui
+
+    server = serve_ui(open_workspace(directory), port, say=say)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.stop()
+
+
+def run_train_shard(directory: Path, shard: int) -> Document:
+    """Train one shard in this process: what `dvc repro` runs, in a workspace or in a clone of one."""
+    import torch
+
+    from cdm_core.fingerprint import NUM_THREADS
+    from tasks.shard_training import train_shard
+
+    torch.set_num_threads(NUM_THREADS)
+    ws = Workspace(directory.resolve())
+    if not (ws.root / "params.yaml").is_file():
+        raise StateError(f"{ws.root}: no params.yaml here")
+    if shard not in ws.settings().shard_ids:
+        raise InvalidInputError(f"shard {shard}: params.yaml has {ws.settings().shard_ids}")
+    return asdict(train_shard(ws, shard))
+
+
+def _num_steps(ws: Workspace, shards: Sequence[int]) -> int:
+    from tasks.manifest_store import load_manifest
+    from tasks.shard_training import stage_steps
+
+    settings = ws.settings()
+    return sum(sum(stage_steps(load_manifest(ws, shard), settings)) for shard in shards)
+
+
+def _by_difference(advance: Progress, name: str) -> Callable[[int, int], None]:
+    """For those who report (done, total): advance by what is new."""
+    seen = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal seen
+        advance(name, done - seen)
+        seen = done
+
+    return progress

@@ -1,0 +1,50 @@
+"""What a person sees: progress on stderr, results on stdout."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tasks.workers import Progress as ReportProgress
+
+STDERR = Console(stderr=True, highlight=False)
+STDOUT = Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bars(totals: Mapping[str, int | None]) -> Iterator[ReportProgress]:
+    """One bar for each thing that advances; yields the callback that advances it. A total of None is not known."""
+    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=STDERR, transient=False) as progress:
+        bars = {name: progress.add_task(name, total=total) for name, total in totals.items()}
+
+        def advance(name: str, amount: int) -> None:
+            if name in bars:
+                progress.advance(bars[name], amount)
+
+        yield advance
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    STDERR.print(text)
+
+
+def print_document(document: Mapping[str, object], indent: int = 0) -> None:
+    """A result as indented lines: scalars, nested mappings, and lists of mappings as one line an entry."""
+    for name, value in document.items():
+        label = " " * indent + f"{name}:"
+        if isinstance(value, Mapping):
+            STDOUT.print(label, markup=False)
+            print_document(value, indent + 2)
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            STDOUT.print(label, markup=False)
+            for entry in value:
+                STDOUT.print(" " * (indent + 2) + "  ".join(f"{key}={_short(item)}" for key, item in entry.items()), markup=False)
+        else:
+            STDOUT.print(f"{label} {_short(value)}", markup=False)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
