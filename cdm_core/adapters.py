@@ -59,7 +59,11 @@ def write_adapter(model: PeftModel, tensors: AdapterTensors) -> None:
 
 
 def merge_adapter(backbone: Backbone, tensors: AdapterTensors | None) -> torch.nn.Module:
-    """An expert: the network with the adapter folded into its weights; without one, the bare network."""
+    """An expert: the network with the adapter folded into its weights; without one, the bare network.
+
+    Raises:
+        VerificationError: the tensors are not those of an adapter of this network.
+    """
     if tensors is None:
         return backbone.network
     model = attach_adapter(backbone, adapter_rank(tensors))
@@ -69,8 +73,15 @@ def merge_adapter(backbone: Backbone, tensors: AdapterTensors | None) -> torch.n
 
 
 def adapter_rank(tensors: AdapterTensors) -> int:
-    """Rows of the down-projections."""
-    return min((tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name), default=0)
+    """Rows of the down-projections.
+
+    Raises:
+        VerificationError: there are none.
+    """
+    rank = min((tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name and tensor.ndim), default=0)
+    if rank < 1:
+        raise VerificationError("adapter: it has no down-projections")
+    return rank
 
 
 def adapter_to_bytes(tensors: AdapterTensors) -> bytes:

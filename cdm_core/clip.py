@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 CLIP_FOLDER = Path(__file__).parent / "weights" / "clip"
 EMBEDDING_WIDTH = 128
+EMBEDDING_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,10 @@ class Clip:
 
     @torch.no_grad()
     def embed_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Unit-length embeddings, float [B, 128]."""
-        return F.normalize(self.model.encode_image(pictures), dim=-1)
+        """Unit-length embeddings, float [B, 128], in batches of one shape, the last one padded: none depends on the others' number."""
+        padded = torch.cat([pictures, pictures.new_zeros(-len(pictures) % EMBEDDING_BATCH, *pictures.shape[1:])])
+        embeddings = [self.model.encode_image(batch) for batch in padded.split(EMBEDDING_BATCH)]
+        return F.normalize(torch.cat(embeddings), dim=-1)[: len(pictures)]
 
     @torch.no_grad()
     def embed_captions(self, captions: list[str]) -> torch.Tensor:
@@ -43,7 +46,8 @@ class Clip:
         """The text tower's last hidden states, float [B, 24, 128]: what the backbone's cross-attention reads."""
         tower = self.model
         hidden = tower.token_embedding(self.tokenizer(captions)) + tower.positional_embedding
-        return tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask))
+        tokens: torch.Tensor = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask))
+        return tokens
 
 
 def build_clip(config: dict[str, object], merges: Path) -> Clip:

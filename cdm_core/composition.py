@@ -5,9 +5,10 @@ the same operation, another list. Sample counts are those that each adapter was 
 λ_i = n_i / Σ n_j is exact after a deletion (paper eq. 3).
 """
 
-import json
 from dataclasses import dataclass
 from typing import get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 from cdm_core.digests import Digest, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
@@ -113,17 +114,15 @@ def parse_composition(content: bytes) -> Composition:
         VerificationError: the bytes are not a composition document in canonical form.
     """
     try:
-        document = json.loads(content)
-        if document["schema"] != _SCHEMA:
-            raise ValueError(f"schema {document['schema']!r}")
-        composition = Composition(
-            backbone=Digest(document["backbone"]),
-            experts=tuple(Expert(**expert) for expert in document["experts"]),
-            sampling=SamplingSettings(**document["sampling"]),
-            knn_temperature=document["knn_temperature"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        composition = TypeAdapter(Composition).validate_json(content, strict=True)
+        canonical = composition.to_bytes()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise VerificationError(f"composition: not a {_SCHEMA} document: {where}: {first['msg']}") from error
+    except ValueError as error:  # a number that RFC 8785 doesn't allow
         raise VerificationError(f"composition: not a {_SCHEMA} document: {error}") from error
-    if composition.to_bytes() != content:
-        raise VerificationError("composition: not in canonical form")
+    # Schema and unknown keys are compared here too: they are no part of a `Composition`.
+    if canonical != content:
+        raise VerificationError(f"composition: not a {_SCHEMA} document in canonical form")
     return composition

@@ -24,7 +24,7 @@ def sha256_digest(content: bytes) -> Digest:
 
 def canonical_json(value: Json) -> bytes:
     """The RFC 8785 form: one byte string for equal values."""
-    return rfc8785.dumps(value)  # type: ignore[arg-type]  # the library types its input as concrete lists and dicts
+    return rfc8785.dumps(value)
 
 
 def json_digest(value: Json) -> Digest:
@@ -45,4 +45,5 @@ def derive_seed(*parts: str | int) -> int:
 
 def derive_uniform(*parts: str | int) -> float:
     """A number in (0, 1) for the draw that `parts` name."""
-    return (derive_seed(*parts) + 0.5) / 2**63
+    # 52 bits and a half: one more and the largest would round to 1.
+    return ((derive_seed(*parts) >> 11) + 0.5) / 2**52

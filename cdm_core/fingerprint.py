@@ -15,7 +15,8 @@ from cdm_core.digests import Digest, json_digest, sha256_digest
 NUM_THREADS = 1
 """Every computation whose bytes count runs on one thread; parallelism is between processes."""
 
-_LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "open_clip_torch", "safetensors")
+# ftfy and regex clean and split captions for open_clip's tokenizer.
+_LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "open_clip_torch", "ftfy", "regex", "safetensors")
 _TRAINING_CODE = ("adapters.py", "backbone.py", "chain.py", "clip.py", "digests.py", "fingerprint.py", "training.py")
 
 
@@ -32,6 +33,16 @@ class Fingerprint:
     def digest(self) -> Digest:
         """Names the fingerprint."""
         return json_digest(asdict(self))
+
+
+def require_one_thread() -> None:
+    """Refuse to compute what counts on more threads: the sums would come out in another order.
+
+    Raises:
+        ValueError: this process has not called `torch.set_num_threads(NUM_THREADS)`.
+    """
+    if torch.get_num_threads() != NUM_THREADS:
+        raise ValueError(f"torch runs {torch.get_num_threads()} threads; call torch.set_num_threads({NUM_THREADS}) first")
 
 
 def measure_fingerprint() -> Fingerprint:

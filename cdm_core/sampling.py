@@ -17,6 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from cdm_core.backbone import Backbone, predict_velocity
 from cdm_core.digests import derive_seed
+from cdm_core.fingerprint import require_one_thread
 from cdm_core.mixing import Condition, Mixer
 from cdm_core.settings import SamplingSettings
 
@@ -44,7 +45,11 @@ def sample_latents(
 
     Returns:
         float [B, C, H, W].
+
+    Raises:
+        ValueError: the process runs more than one thread.
     """
+    require_one_thread()
     x_BCHW = torch.stack([draw_start(backbone, seed) for seed in condition.seeds])
     tokens_BLD = encode_each(backbone, condition.captions)
     empty_BLD = encode_each(backbone, [""]).expand_as(tokens_BLD)

@@ -31,9 +31,7 @@ class ComposedModel:
     experts: tuple[torch.nn.Module, ...]
     mixer: Mixer
 
-    def generate(
-        self, prompts: list[str | None], seeds: list[int], on_step: Callable[[], None] = lambda: None
-    ) -> torch.Tensor:
+    def generate(self, prompts: list[str | None], seeds: list[int], on_step: Callable[[], None] = lambda: None) -> torch.Tensor:
         """Pictures uint8 [B, 3, 32, 32], one a prompt (None or "": unconditional) and seed."""
         condition = Condition(captions=[prompt or "" for prompt in prompts], seeds=seeds)
         latents = sample_latents(self.backbone, self.experts, self.mixer, condition, self.composition.sampling, on_step)
@@ -86,4 +84,3 @@ def read_verified(files: Mapping[int, Path], shard: int, digest: Digest, kind: s
     if sha256_digest(content) != digest:
         raise VerificationError(f"{kind} of shard {shard}: {path.name} is not the file of digest {digest[:12]}")
     return content
-

@@ -15,7 +15,7 @@ Method = Literal["shard_per_image", "knn", "average", "random"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TrainingSettings(_Section):
@@ -56,8 +56,8 @@ class EvaluationSettings(_Section):
 class Settings(_Section):
     """The whole of `params.yaml`."""
 
-    shard_ids: list[int]
-    stages: int
+    shard_ids: list[int] = Field(min_length=1, max_length=1000)
+    stages: int = Field(ge=1, le=100)
     training: TrainingSettings
     sampling: SamplingSettings
     knn: KnnSettings
@@ -83,6 +83,10 @@ def parse_settings(content: bytes, source: str) -> Settings:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
         raise InvalidInputError(f"{source}: {where}: {first['msg']}") from error
-    if settings.shard_ids != list(range(len(settings.shard_ids))) or not settings.shard_ids:
+    except (ValueError, RecursionError) as error:  # an impossible date, say, or nesting without end
+        raise InvalidInputError(f"{source}: not YAML: {error}") from error
+    if settings.shard_ids != list(range(len(settings.shard_ids))):
         raise InvalidInputError(f"{source}: shard_ids: must count 0, 1, 2 …")
+    if settings.evaluation.blocks > settings.evaluation.samples // 2:
+        raise InvalidInputError(f"{source}: evaluation.blocks: must be at most half of evaluation.samples")
     return settings

@@ -3,12 +3,14 @@
 The conditions for "resumed after a deletion" to equal "trained from scratch without the sample", and where they are kept:
 
 1. Shard and stage are given, not found here (`cdm_core.partition`).
-2. Order: each epoch sorts the samples by a hash of (shard, stage, epoch, sample id). The number of steps follows from their count.
+2. Order: a stage's samples are put into an order of their own first, whatever order they come in; each epoch sorts them by a hash of
+   (shard, stage, epoch, sample id). The number of steps follows from their count.
 3. Noise, time and caption dropout of a sample come from a generator of its own, seeded by (shard, stage, epoch, sample id); the global
    generator is reseeded at each step, since library layers may draw from it, and put back afterwards.
 4. The learning rate falls linearly to zero within the stage, so that no stage knows how many follow.
 5. A stage starts from the adapter of the stage before with a fresh optimiser, always.
-6. The caller runs one thread (`cdm_core.fingerprint`).
+6. The caller runs one thread, or is refused (`cdm_core.fingerprint`).
+7. accelerate would take whatever it isn't told from environment variables, so it is told.
 
 Loss and path: `cdm_core.backbone`. References: SISA (Bourtoule et al. 2021); LoRA (Hu et al. 2021).
 """
@@ -20,11 +22,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from peft import PeftModel
 
 from cdm_core.adapters import AdapterTensors, read_adapter, write_adapter
 from cdm_core.backbone import Backbone, predict_velocity
 from cdm_core.digests import derive_seed, derive_uniform
+from cdm_core.fingerprint import require_one_thread
 from cdm_core.settings import TrainingSettings
 
 
@@ -71,16 +75,27 @@ def train_stage(
     settings: TrainingSettings,
     on_step: Callable[[], None] = lambda: None,
 ) -> AdapterTensors:
-    """Train `adapter`, attached to `model` (from `attach_adapter`, used as scratch), on the samples; returns the trained adapter."""
+    """Train `adapter`, attached to `model` (from `attach_adapter`, used as scratch), on the samples; returns the trained adapter.
+
+    Raises:
+        ValueError: the process runs more than one thread.
+        VerificationError: the adapter doesn't fit the model.
+    """
+    require_one_thread()
     write_adapter(model, adapter)
     total = num_steps(len(samples.sample_ids), settings)
     if total == 0:
         return read_adapter(model)
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    accelerator = Accelerator(
+        cpu=True,
+        mixed_precision="no",
+        dynamo_backend="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     network, optimiser = accelerator.prepare(model.train(), torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0))
     with torch.random.fork_rng(devices=[]):
-        for step, batch in enumerate(_batches(backbone, samples, position, settings)):
+        for step, batch in enumerate(_batches(backbone, _in_order(samples), position, settings)):
             torch.manual_seed(derive_seed("step", position.shard, position.stage, step))
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * (1 - step / total)
@@ -100,6 +115,16 @@ def order_samples(sample_ids: list[str], position: StagePosition, epoch: int) ->
         return derive_seed("order", position.shard, position.stage, epoch, sample_ids[row]), sample_ids[row]
 
     return sorted(range(len(sample_ids)), key=rank)
+
+
+def _in_order(samples: StageSamples) -> StageSamples:
+    # Two owners may have made one picture and named it differently, so the sample id alone would leave a tie.
+    rows = sorted(range(len(samples.sample_ids)), key=lambda row: (samples.sample_ids[row], samples.captions[row]))
+    return StageSamples(
+        sample_ids=[samples.sample_ids[row] for row in rows],
+        captions=[samples.captions[row] for row in rows],
+        pictures=samples.pictures[rows],
+    )
 
 
 def _batches(backbone: Backbone, samples: StageSamples, position: StagePosition, settings: TrainingSettings) -> Iterator[_Batch]:
@@ -133,7 +158,9 @@ def compute_denoising_loss(backbone: Backbone, expert: torch.nn.Module, samples:
     total = 0.0
     for start in range(0, len(samples.sample_ids), batch_size):
         rows = slice(start, start + batch_size)
-        draws = [_draw_noise(derive_seed("loss", seed, sample_id), torch.Size(backbone.latent_shape)) for sample_id in samples.sample_ids[rows]]
+        draws = [
+            _draw_noise(derive_seed("loss", seed, sample_id), torch.Size(backbone.latent_shape)) for sample_id in samples.sample_ids[rows]
+        ]
         noise, time = (torch.stack(list(column)) for column in zip(*draws, strict=True))
         latents = backbone.encode_pictures(samples.pictures[rows])
         mixed = torch.lerp(latents, noise, time[:, None, None, None]).contiguous(memory_format=torch.channels_last)

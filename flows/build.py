@@ -120,7 +120,9 @@ def release(
     log_release(ws, run_id, summary, gate, grids, [record])
     promote_version(ws, ledger, version, expected=serving[0] if serving else None, request_id=None, now=now)
     end_run(ws, run_id, "FINISHED")
-    rows = [{"shard": s.shard, "samples": s.samples, "steps": s.steps, "steps_full": s.steps_full, "adapter": s.adapter} for s in trained]
+    rows: list[Json] = [
+        {"shard": s.shard, "samples": s.samples, "steps": s.steps, "steps_full": s.steps_full, "adapter": s.adapter} for s in trained
+    ]
     return {
         "model_version": version,
         "composition": candidate.digest,

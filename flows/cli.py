@@ -1,7 +1,7 @@
 """The `lethe` command line: it parses, calls, prints, exits.
 
-Exit code 0: done; 1: refused or failed, with one line on stderr; 2: wrong usage. `--json` prints one JSON document on stdout and nothing else
-there; progress goes to stderr. Libraries are imported by the command that needs them: `lethe verify` must not wait for torch.
+Exit code 0: done; 1: refused or failed, with one line on stderr; 2: wrong usage. `--json` prints one JSON document on stdout and nothing
+else there; progress goes to stderr. Libraries are imported by the command that needs them: `lethe verify` must not wait for torch.
 """
 
 import json
@@ -59,7 +59,9 @@ app.add_typer(keys_app, name="keys")
 @keys_app.command("add-issuer")
 def add_issuer(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As requests name it, for example owner:johanna.")],
-    public_key: Annotated[Path | None, typer.Option("--public-key", metavar="FILE", help="Ed25519 public key in PEM; else a pair is made.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", metavar="FILE", help="Ed25519 public key in PEM; else a pair is made.")
+    ] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -110,7 +112,9 @@ def submit(
 def learn(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="PNG or JPEG files, optionally captions.csv (file,caption).")],
     owner: Annotated[str, typer.Option(metavar="ID", help="Whose pictures these are.")],
-    tier: Annotated[int | None, typer.Option(metavar="N", help="How likely a withdrawal is: 0 is the least likely and trains first.")] = None,
+    tier: Annotated[
+        int | None, typer.Option(metavar="N", help="How likely a withdrawal is: 0 is the least likely and trains first.")
+    ] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -250,13 +254,15 @@ def pretrain_backbone(
 @pretrain_app.command("measure")
 def pretrain_measure(
     corpus: Annotated[Path, typer.Option(metavar="DIR", help="Holds google/package and twitter/package.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the figures and the sample grid go.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where MODEL_CARD.md and its folder card/ go.")],
+    training: Annotated[Path | None, typer.Option(metavar="DIR", help="Where `pretrain backbone` wrote; gives the loss curve.")] = None,
+    num: Annotated[int | None, typer.Option(metavar="N", help="Pictures in each Fréchet distance; default: half of the held-out.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the shipped weights on held-out public pictures: the model card's figures."""
+    """Measure the shipped weights on held-out public pictures and write the model card."""
     from flows.pretrain import run_measure
 
-    _answer(run_measure(corpus, out), as_json)
+    _answer(run_measure(corpus, out, training, num), as_json)
 
 
 def _answer(document: dict[str, object], as_json: bool) -> None:

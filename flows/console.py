@@ -27,8 +27,8 @@ def progress_bars(totals: Mapping[str, int | None]) -> Iterator[ReportProgress]:
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
-    STDERR.print(text)
+    """One line on stderr, as it is: neither markup nor folded."""
+    STDERR.print(text, markup=False, soft_wrap=True)
 
 
 def print_document(document: Mapping[str, object], indent: int = 0) -> None:

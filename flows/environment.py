@@ -7,6 +7,11 @@ variables when they load, and results must not depend on how many cores there ar
 import os
 from pathlib import Path
 
+from tasks.locks import is_locked
+
+SERVER_ADDRESS, SERVER_LOCK = "server.url", "server.lock"
+"""In Prefect's home: where the server that `lethe serve` runs answers, and the lock that is held as long as it does."""
+
 _ALWAYS = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -38,8 +43,9 @@ def configure_libraries() -> None:
 
 
 def configure_prefect(home: Path) -> None:
-    """Keep Prefect's files under `home`, and use the server that `lethe serve` runs there if its address file is present."""
+    """Keep Prefect's files under `home`, and use the server that `lethe serve` runs there, if it does."""
     os.environ["PREFECT_HOME"] = str(home)
-    address = home / "server.url"
-    if address.is_file():
+    address = home / SERVER_ADDRESS
+    # One that was killed leaves its address behind, but not its lock.
+    if address.is_file() and is_locked(home / SERVER_LOCK):
         os.environ["PREFECT_API_URL"] = address.read_text().strip()

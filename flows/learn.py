@@ -46,9 +46,7 @@ def compose_learned(
 
 
 @task(cache_policy=NO_CACHE)
-def decide(
-    root: str, request_id: str, before: Composition, candidate: Composition, gate: GateResult, trained: TrainedShard
-) -> Served:
+def decide(root: str, request_id: str, before: Composition, candidate: Composition, gate: GateResult, trained: TrainedShard) -> Served:
     """Sign and log the decision, then promote on a pass; a side effect, done once."""
     ws = Workspace(Path(root))
     steps_full = sum(sum(stage_steps(frame, ws.settings())) for frame in load_manifests(ws).values())

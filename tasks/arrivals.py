@@ -97,10 +97,13 @@ def _read_captions(path: Path, files: set[str]) -> dict[str, str]:
     if not {"file", "caption"} <= set(rows.fieldnames or ()):
         raise InvalidInputError(f"{path.name}: needs the columns file and caption")
     captions = {}
-    for number, row in enumerate(rows, start=2):
-        if row["file"] not in files:
-            raise InvalidInputError(f"{path.name}: line {number}: no such picture in the folder")
-        captions[row["file"]] = row["caption"] or ""
+    try:
+        for row in rows:
+            if row["file"] not in files:
+                raise InvalidInputError(f"{path.name}: line {rows.line_num}: no such picture in the folder")
+            captions[row["file"]] = row["caption"] or ""
+    except csv.Error as error:
+        raise InvalidInputError(f"{path.name}: line {rows.line_num}: {error}") from error
     return captions
 
 

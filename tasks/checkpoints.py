@@ -53,21 +53,22 @@ class CheckpointStore:
         """Every whole entry: key → adapter digest, shard and stage."""
         return {Digest(path.stem): json.loads(path.read_bytes()) for path in sorted(self.folder.glob("*.json"))}
 
-    def erase_all_but(self, keys: Collection[Digest]) -> int:
-        """Delete every other checkpoint, then list the folder again; returns how many entries went.
+    def erase_shards(self, shards: Collection[int], *, keep: Collection[Digest]) -> int:
+        """Delete every checkpoint of these shards but `keep`, and what a crash left unfinished; returns how many entries went.
+
+        Other shards keep theirs, whatever their keys: a newer Lethe computes other keys, and what serves must not be lost by that.
 
         Raises:
             VerificationError: one is still there.
         """
-        doomed = [path for path in self.folder.glob("[!.]*.*") if path.stem not in keys]
-        for path in doomed:
+        doomed = {key for key, entry in self.entries().items() if entry["shard"] in shards and key not in keep}
+        unfinished = [path for path in self.folder.glob("*") if not path.with_suffix(".json").is_file() or path.name.startswith(".")]
+        for path in [*unfinished, *(file for key in doomed for file in (self._content(key), self._entry(key)))]:
             path.unlink(missing_ok=True)
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
-        remaining = [path.name for path in self.folder.glob("*") if path.stem not in keys]
+        remaining = [path.name for path in self.folder.glob("*") if path.stem in doomed]
         if remaining:
             raise VerificationError(f"checkpoints: {remaining[0]} is still there after its erasure")
-        return len({path.stem for path in doomed})
+        return len(doomed)
 
     def _entry(self, key: Digest) -> Path:
         return self.folder / f"{key}.json"

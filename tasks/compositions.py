@@ -6,7 +6,7 @@ from pathlib import Path
 from cdm_core.backbone import compute_backbone_digest
 from cdm_core.composition import Composition, Expert, parse_composition
 from cdm_core.digests import Digest, sha256_digest
-from cdm_core.errors import StateError
+from cdm_core.errors import StateError, VerificationError
 from cdm_core.settings import Settings
 from tasks.checkpoints import CheckpointStore
 from tasks.evaluation import ShardDescription
@@ -49,11 +49,15 @@ def load_composition(ws: Workspace, digest: Digest) -> Composition:
 
     Raises:
         StateError: there is none.
+        VerificationError: its bytes are others than its name says.
     """
     path = ws.compositions / f"{digest}.json"
     if not path.is_file():
         raise StateError(f"{path}: no such composition; make the model anew with: lethe build")
-    return parse_composition(path.read_bytes())
+    composition = parse_composition(path.read_bytes())
+    if composition.digest != digest:
+        raise VerificationError(f"{path}: not the composition that its name says")
+    return composition
 
 
 def saved_compositions(ws: Workspace) -> dict[Digest, Composition]:
@@ -88,4 +92,3 @@ def tainted_adapters(ws: Workspace, hit_shards: Iterable[int], clean: Mapping[in
     for composition in saved_compositions(ws).values():
         known |= {(expert.shard, expert.adapter) for expert in composition.experts}
     return {adapter for shard, adapter in known if shard in set(hit_shards) and adapter not in clean.get(shard, set())}
-

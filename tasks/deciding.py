@@ -23,6 +23,7 @@ from tasks.release import (
     data_artifacts,
     draw_grids,
     log_release,
+    log_review,
     promote_version,
     register,
     sign_record,
@@ -86,10 +87,8 @@ def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Map
     grids = draw_grids(case.ws, judged.pictures, sides, filed_under=candidate, blank=work.shards_hit) if judged.pictures else {}
     log_release(case.ws, run_id, summary, gate, grids, [record])
     if is_pass:
-        promote_version(
-            case.ws, Ledger(case.ws), version, expected=serving.version, request_id=case.request_id, now=utc_now()
-        )
-    body = {
+        promote_version(case.ws, Ledger(case.ws), version, expected=serving.version, request_id=case.request_id, now=utc_now())
+    body: dict[str, Json] = {
         "version": version,
         "composition": candidate.digest,
         "serving": version if is_pass else serving.version,
@@ -126,9 +125,7 @@ def review(case: Case, *, accept: bool, reason: str) -> Mapping[str, Json]:
     )
     log_review(case.ws, str(decided["run_id"]), str(content["decision"]), candidate.version, record)
     if accept:
-        promote_version(
-            case.ws, ledger, candidate.version, expected=serving[0], request_id=case.request_id, now=utc_now()
-        )
+        promote_version(case.ws, ledger, candidate.version, expected=serving[0], request_id=case.request_id, now=utc_now())
     case.finish("reviewed", {"decision": content["decision"], "record": record.name})
     records = [*_records_of(stored.answer), str(record)]
     answer = {

@@ -36,7 +36,7 @@ from cdm_core.serving import CENTROIDS_NAME, load_composed_model
 from tasks.files import write_atomically
 from tasks.manifest_store import load_manifest
 from tasks.packs import load_pictures
-from tasks.shard_training import shared_backbone
+from tasks.shard_training import shared_backbone, shared_backbone_digest
 from tasks.workers import report_progress
 from tasks.workspace import Workspace
 
@@ -83,7 +83,7 @@ def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
         moments_file.parent.mkdir(parents=True, exist_ok=True)
         features, embeddings = _look_at(workspace, manifest, extractor)
         for rows in prefixes:
-            points = embeddings[torch.from_numpy(manifest["stage"].isin(rows["stage"]).to_numpy())]
+            points = embeddings[torch.from_numpy(manifest["stage"].isin(rows["stage"]).to_numpy(copy=True))]
             centroids = compute_centroids(points, settings.knn.centroids, derive_seed("centroids", shard)) if len(points) else points
             write_atomically(centroids_file(workspace, rows), save({CENTROIDS_NAME: centroids}))
         write_atomically(moments_file, compute_moments(features).to_bytes())
@@ -98,9 +98,9 @@ def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
 
 
 def centroids_file(workspace: Workspace, rows: pd.DataFrame) -> Path:
-    """Where the centroids of these samples lie."""
-    knn = json_digest(workspace.settings().knn.model_dump())
-    return workspace.cache / "shards" / f"{samples_digest(rows)[:32]}-{knn[:16]}.centroids.safetensors"
+    """Where the centroids of these samples lie, as the installed CLIP sees them."""
+    embedding = json_digest({"knn": workspace.settings().knn.model_dump(), "backbone": shared_backbone_digest()})
+    return workspace.cache / "shards" / f"{samples_digest(rows)[:32]}-{embedding[:16]}.centroids.safetensors"
 
 
 def prefix_rows(manifest: pd.DataFrame, num_stages: int) -> pd.DataFrame:
@@ -122,7 +122,9 @@ def _look_at(workspace: Workspace, manifest: pd.DataFrame, extractor: FeatureExt
 def choose_pictures(manifests: Mapping[int, pd.DataFrame], *, num: int, seed: int) -> list[PictureRequest]:
     """What evaluation asks of every model of the same manifests; empty without any sample."""
     shards = [
-        Expert(shard=shard, adapter=Digest(""), samples=len(frame), centroids=None) for shard, frame in sorted(manifests.items()) if len(frame)
+        Expert(shard=shard, adapter=Digest(""), samples=len(frame), centroids=None)
+        for shard, frame in sorted(manifests.items())
+        if len(frame)
     ]
     if not shards:
         return []
@@ -131,9 +133,13 @@ def choose_pictures(manifests: Mapping[int, pd.DataFrame], *, num: int, seed: in
     for number in range(num):
         picture_seed = derive_seed("evaluation", seed, number)
         shard = shards[draw_expert(shards, picture_seed)].shard
-        caption = min(captions[shard], key=lambda text, s=picture_seed: derive_seed("caption", s, text))  # type: ignore[misc]  # mypy: default in lambda
+        caption = _draw_caption(captions[shard], picture_seed)
         chosen.append(PictureRequest(seed=picture_seed, caption=caption))
     return chosen
+
+
+def _draw_caption(captions: list[str], picture_seed: int) -> str:
+    return min(captions, key=lambda caption: derive_seed("caption", picture_seed, caption))
 
 
 def smallest_compositions(composition: Composition, pictures: list[PictureRequest]) -> list[tuple[Composition, list[PictureRequest]]]:
@@ -229,10 +235,10 @@ def judge_compositions(
     evaluation = workspace.settings().evaluation
     reference = _sum_moments(moments_files)
     seeds = torch.tensor([picture.seed for picture in pictures])
-    sides = [
+    old, new = (
         GeneratedFeatures(features=load_generated(workspace, composition, pictures)[1], seeds=seeds) for composition in (before, after)
-    ]
-    return judge_quality(*sides, build_frechet_reference(reference), num_blocks=evaluation.blocks, margin=evaluation.margin)
+    )
+    return judge_quality(old, new, build_frechet_reference(reference), num_blocks=evaluation.blocks, margin=evaluation.margin)
 
 
 def gate_to_json(gate: GateResult) -> dict[str, float | int | str]:

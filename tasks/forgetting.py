@@ -17,8 +17,8 @@ from tasks.checkpoints import CheckpointStore
 from tasks.clock import utc_now
 from tasks.compositions import expert_of, load_composition, replace_experts, save_composition
 from tasks.data_versions import commit_data, commit_training, data_revision
-from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, prefix_rows
 from tasks.deciding import Judged, Work, audit_run, decide
+from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, prefix_rows
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifest
 from tasks.planning import ForgetPlan, build_plan, load_plan, save_plan, summarise_plan
@@ -77,7 +77,7 @@ def stop_serving(case: Case) -> Served:
     stopped = compose_stopped(case.ws, plan, load_composition(case.ws, before.composition))
     run_id = audit_run(case, "forget")
     version = register(case.ws, stopped, run_id=run_id, purpose="stop", step_key=case.step_key("stop"))
-    content = {
+    content: dict[str, Json] = {
         "decision": "stopped",
         "plan": summarise_plan(plan),
         "regulation": plan.regulation,
@@ -92,7 +92,7 @@ def stop_serving(case: Case) -> Served:
     log_stop(case.ws, run_id, note, version, record)
     promote_version(case.ws, ledger, version, expected=before.version, request_id=case.request_id, now=now)
     seconds = (utc_now() - _planned_at(case)).total_seconds()
-    body = {"version": version, "composition": stopped.digest, "seconds": seconds, "record": record.name}
+    body: dict[str, Json] = {"version": version, "composition": stopped.digest, "seconds": seconds, "record": record.name}
     return read_served(case.finish("stopped", body, status="stopped"))
 
 

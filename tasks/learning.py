@@ -31,18 +31,16 @@ def receive_arrival(ws: Workspace, arrival: Arrival) -> Case:
     case, ledger = Case(ws, arrival.request_id), Ledger(ws)
     ledger.receive(arrival.request_id, "arrival", arrival.digest, b"", utc_now())
     if case.find("planned") is None:
-        before = {"version": serving[0], "composition": serving[1].digest, "dvc_revision": data_revision(ws)}
-        place = {"owner_key": arrival.owner_key, "shard": arrival.shard, "stage": arrival.stage, "samples": len(arrival.samples)}
-        case.finish("planned", before | place, status="planned")
+        before: dict[str, Json] = {"version": serving[0], "composition": serving[1].digest, "dvc_revision": data_revision(ws)}
+        place: dict[str, Json] = {"owner_key": arrival.owner_key, "shard": arrival.shard, "stage": arrival.stage}
+        case.finish("planned", {**before, **place, "samples": len(arrival.samples)}, status="planned")
     num_new, revision = store_arrival(ws, arrival)
     if case.find("stored") is None:
         case.finish("stored", {"new_samples": num_new, "dvc_revision": revision}, status="retraining")
     return case
 
 
-def compose_learned(
-    case: Case, trained: TrainedShard, descriptions: Sequence[ShardDescription]
-) -> tuple[Composition, Composition]:
+def compose_learned(case: Case, trained: TrainedShard, descriptions: Sequence[ShardDescription]) -> tuple[Composition, Composition]:
     """(what serves, the candidate with the taught shard); commits the new adapter to DVC first."""
     planned = case.find("planned")
     assert planned is not None, "a candidate follows an arrival"

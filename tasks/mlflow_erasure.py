@@ -56,7 +56,7 @@ def erase_versions(ws: Workspace, *, keep_versions: Collection[int], tainted: Co
         VerificationError: something is still there afterwards.
     """
     store = tracking.client(ws)
-    rows = SqlAlchemyStore(tracking.store_uri(ws), (ws.mlflow / "artifacts").as_uri())  # type: ignore[no-untyped-call]
+    rows = SqlAlchemyStore(tracking.store_uri(ws), (ws.mlflow / "artifacts").as_uri())  # type: ignore[no-untyped-call]  # MLflow's
     with promotion_lock(ws):
         models = _tainted_models(ws, tainted)
         versions = {model.model_id: _versions_of(store, model.model_id) for model in models}
@@ -146,7 +146,7 @@ def _erase_rows(rows: SqlAlchemyStore, model_id: str) -> None:
     with rows.ManagedSessionMaker(read_only=False) as session:
         session.query(SqlInput).filter_by(destination_type="MODEL_OUTPUT", destination_id=model_id).delete()
     try:
-        rows._hard_delete_logged_model(model_id)  # type: ignore[no-untyped-call]
+        rows._hard_delete_logged_model(model_id)  # type: ignore[no-untyped-call]  # MLflow's
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise

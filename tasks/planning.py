@@ -16,15 +16,16 @@ from cdm_core.chain import first_changed_stage
 from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
 from cdm_core.errors import LetheError, RequestRefusedError
 from cdm_core.manifests import drop_samples, find_samples
-from cdm_core.partition import compute_owner_key
+from cdm_core.partition import OwnerKey, compute_owner_key
 from cdm_core.requests import DeletionRequest
 from tasks.checkpoints import CheckpointStore
 from tasks.files import erase_folder, write_atomically
-from tasks.request_images import find_image_files, images_folder
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifests
 from tasks.pictures import normalise_picture
+from tasks.request_images import find_image_files, images_folder
+from tasks.samples import pack_name
 from tasks.shard_training import plan_chain, stage_steps
 from tasks.workspace import Workspace
 
@@ -75,12 +76,11 @@ class ForgetPlan:
 
     def hit_frame(self) -> pd.DataFrame:
         """The hits as rows with the manifests' column names."""
-        return pd.DataFrame([asdict(hit) for hit in self.hits], columns=["sample_id", "owner_key", "shard", "stage"])
+        rows = [asdict(hit) | {"pack": pack_name(OwnerKey(hit.owner_key))} for hit in self.hits]
+        return pd.DataFrame(rows, columns=["sample_id", "owner_key", "shard", "stage", "pack"])
 
 
-def build_plan(
-    ws: Workspace, request: DeletionRequest, request_digest: Digest, issuer_key: str, request_folder: Path
-) -> ForgetPlan:
+def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, issuer_key: str, request_folder: Path) -> ForgetPlan:
     """Resolve a request against the manifests and work out its cost; changes nothing.
 
     Raises:

@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 
 from cdm_core.errors import InvalidInputError
+from cdm_core.pretraining.clip import ClipTrainingData
+from cdm_core.training import StageSamples
 
 VENDORS = ("google", "twitter")
 HELD_OUT_SHARE = 0.10
@@ -32,10 +34,17 @@ _TONES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicCorpus:
-    """`table` has one row a picture (emoji, unified, vendor, caption, short_caption, held_out); `pictures` is uint8 [N, 3, 32, 32]."""
+    """The pictures of both vendors.
+
+    Attributes:
+        table: one row a picture: emoji, unified, vendor, caption, short_caption, held_out.
+        pictures: uint8 [N, 3, 32, 32].
+        versions: of each vendor's package.
+    """
 
     table: pd.DataFrame
     pictures: torch.Tensor
+    versions: dict[str, str]
 
     def rows(self, *, vendor: str | None = None, held_out: bool) -> np.ndarray:
         """Row numbers of one side of the split, in a fixed order."""
@@ -44,26 +53,51 @@ class PublicCorpus:
             chosen &= self.table["vendor"] == vendor
         return np.flatnonzero(chosen.to_numpy())
 
+    def pairs(self, *, held_out: bool) -> ClipTrainingData:
+        """The emoji that both vendors draw, on one side of the split."""
+        noto, twemoji = (
+            self.table.iloc[rows].assign(row=rows).set_index("unified")
+            for rows in (self.rows(vendor=vendor, held_out=held_out) for vendor in VENDORS)
+        )
+        common = noto.index.intersection(twemoji.index)
+        noto, twemoji = noto.loc[common], twemoji.loc[common]
+        return ClipTrainingData(
+            first_vendor=self.pictures[noto["row"].tolist()],
+            second_vendor=self.pictures[twemoji["row"].tolist()],
+            captions=noto["caption"].tolist(),
+            short_captions=noto["short_caption"].tolist(),
+        )
+
+    def samples(self, *, held_out: bool) -> StageSamples:
+        """The captioned pictures of one side of the split."""
+        rows = self.rows(held_out=held_out)
+        table = self.table.iloc[rows]
+        sample_ids = (table["vendor"] + ":" + table["unified"]).tolist()
+        return StageSamples(sample_ids=sample_ids, captions=table["caption"].tolist(), pictures=self.pictures[rows])
+
 
 def load_public_corpus(directory: Path, *, size: int = 32) -> PublicCorpus:
     """Read both vendors' pictures under `directory` (each package in a folder of its vendor's name).
 
     Raises:
-        InvalidInputError: a package is missing under `directory`.
+        InvalidInputError: a package is missing under `directory`, its index can't be read, or it has no picture.
     """
     rows: list[dict[str, object]] = []
     pictures: list[np.ndarray] = []
+    versions: dict[str, str] = {}
     for vendor in VENDORS:
         package = directory / vendor / "package"
         if not (package / "emoji.json").is_file():
             raise InvalidInputError(f"{package}: no emoji.json; unpack emoji-datasource-{vendor} there")
+        versions[vendor] = str(json.loads((package / "package.json").read_bytes())["version"])
         for entry in _named_pictures(json.loads((package / "emoji.json").read_bytes()), vendor):
             path = package / "img" / vendor / "64" / str(entry.pop("image"))
             if path.is_file():
                 rows.append(entry)
                 pictures.append(_on_white(path, size))
     table = pd.DataFrame(rows)
-    return PublicCorpus(table=table, pictures=torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous())
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return PublicCorpus(table=table, pictures=stacked, versions=versions)
 
 
 def is_held_out(emoji: str) -> bool:
@@ -78,7 +112,7 @@ def _named_pictures(entries: list[dict[str, object]], vendor: str) -> list[dict[
         emoji = str(entry["unified"])
         name = str(entry["name"] or entry["short_name"]).lower()
         short = str(entry["short_name"]).replace("_", " ").replace("-", " ")
-        variants = [("", entry)] + list(dict(entry.get("skin_variations", {})).items())  # type: ignore[call-overload]  # JSON
+        variants = [("", entry), *dict(entry.get("skin_variations", {})).items()]  # type: ignore[call-overload]  # JSON
         for tones, picture in variants:
             suffix = ": " + ", ".join(_TONES[tone] for tone in tones.split("-")) if tones else ""
             if picture.get(f"has_img_{vendor}"):

@@ -19,11 +19,11 @@ from tasks.evaluation import PictureRequest, ShardDescription, erase_description
 from tasks.files import erase_folder
 from tasks.forgetting import kept_plan
 from tasks.ledger import Ledger
-from tasks.manifest_store import load_manifests
+from tasks.manifest_store import load_manifest
 from tasks.mlflow_erasure import erase_versions
 from tasks.planning import ForgetPlan, erase_plan
-from tasks.request_images import images_folder
 from tasks.release import champion_composition, log_record, sign_record
+from tasks.request_images import images_folder
 from tasks.shard_training import plan_chain
 from tasks.suppression import suppression_hash
 from tasks.workspace import Workspace
@@ -70,7 +70,7 @@ def erase_tainted(
     """
     settings, store = ws.settings(), CheckpointStore(ws.checkpoints)
     hit_shards = [shard.shard for shard in plan.shards]
-    chains = {shard: plan_chain(manifest, shard, settings) for shard, manifest in load_manifests(ws).items()}
+    chains = {shard: plan_chain(load_manifest(ws, shard), shard, settings) for shard in hit_shards}
     clean = {shard: {store.digest(key) for key in chains[shard] if store.has(key)} for shard in hit_shards}
     tainted = tainted_adapters(ws, hit_shards, clean)
     if any(expert.adapter in tainted for composition in kept.values() for expert in composition.experts):
@@ -78,7 +78,7 @@ def erase_tainted(
     clean_adapters = {adapter for adapters in clean.values() for adapter in adapters}
     counts = dict(erase_objects(ws, objects_to_erase(ws, plan.hit_frame(), clean_adapters=clean_adapters)))
     counts |= erase_versions(ws, keep_versions=set(kept), tainted=tainted)
-    counts["checkpoints"] = store.erase_all_but({key for chain in chains.values() for key in chain})
+    counts["checkpoints"] = store.erase_shards(hit_shards, keep={key for shard in hit_shards for key in chains[shard]})
     counts["compositions"] = _erase_compositions(ws, tainted)
     counts["generated_pictures"] = erase_generated_but(ws, list(kept.values()), pictures)
     counts["grids"] = erase_folder(ws.cache / "grids")
@@ -95,9 +95,7 @@ def close_request(case: Case) -> dict[str, Json]:
     assert stored is not None, "an open case is stored"
     if stored.answer is not None:
         return dict(stored.answer)
-    planned, stopped, removed, decided, purged = (
-        _finished(case, step) for step in ("planned", "stopped", "removed", "decided", "purged")
-    )
+    planned, stopped, removed, decided, purged = (_finished(case, step) for step in ("planned", "stopped", "removed", "decided", "purged"))
     is_promoted = decided["serving"] == decided["version"]
     status = "completed" if is_promoted else "needs_review"
     candidate = read_served(decided)

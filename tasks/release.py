@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cdm_core.composition import Composition
-from cdm_core.digests import Digest, Json, sha256_digest
+from cdm_core.digests import Json, sha256_digest
 from cdm_core.fingerprint import measure_fingerprint
 from cdm_core.mixing import draw_expert
 from cdm_core.picture_grid import build_grid
@@ -96,9 +96,7 @@ def log_review(ws: Workspace, run_id: str, decision: str, version: int, record: 
 def log_stop(ws: Workspace, run_id: str, note: str, version: int, record: Path) -> None:
     """Show a stop in its run, before there is anything to measure."""
     tags = {"kind": "forget"}
-    log_audit(
-        ws, run_id, note=note, model_version=version, tags=tags, metrics_before={}, metrics_after={}, pictures={}, records=[record]
-    )
+    log_audit(ws, run_id, note=note, model_version=version, tags=tags, metrics_before={}, metrics_after={}, pictures={}, records=[record])
 
 
 def draw_grids(
@@ -121,7 +119,11 @@ def draw_grids(
         made, _ = load_generated(ws, composition, pictures)
         made = made[:_GRID_PICTURES].clone()
         for row, picture in enumerate(chosen):
-            if name == "before" and composition.experts and composition.experts[draw_expert(composition.experts, picture.seed)].shard in blank:
+            if (
+                name == "before"
+                and composition.experts
+                and composition.experts[draw_expert(composition.experts, picture.seed)].shard in blank
+            ):
                 made[row] = 255
         folder = ws.cache / "grids" / filed_under.digest
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,4 +159,3 @@ def data_artifacts(ws: Workspace, shards: Sequence[int]) -> list[dict[str, str]]
     """Manifests and adapters of shards, by path and digest, as a record's `artifacts`."""
     paths = [path for shard in shards for path in (ws.manifest(shard), ws.adapter(shard)) if path.is_file()]
     return [{"path": str(path.relative_to(ws.root)), "digest": sha256_digest(path.read_bytes())} for path in paths]
-

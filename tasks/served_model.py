@@ -19,8 +19,12 @@ class ComposedModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Put the backbone and the adapters together."""
+        import torch
+
+        from cdm_core.fingerprint import NUM_THREADS
         from cdm_core.serving import load_composed_model
 
+        torch.set_num_threads(NUM_THREADS)
         composition = Path(context.artifacts["composition"])
         files = composition.parent
         self.model = load_composed_model(composition.read_bytes(), _by_shard(files / "adapters"), _by_shard(files / "centroids"))

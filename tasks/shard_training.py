@@ -44,7 +44,7 @@ class TrainedShard:
 def plan_chain(manifest: pd.DataFrame, shard: int, settings: Settings) -> list[Digest]:
     """The keys of a shard's stages for the samples that a manifest lists."""
     digests = [samples_digest(stage_samples(manifest, stage)) for stage in range(settings.stages)]
-    return compute_chain(shard, digests, settings.training, compute_backbone_digest(), measure_fingerprint())
+    return compute_chain(shard, digests, settings.training, shared_backbone_digest(), measure_fingerprint())
 
 
 def stage_steps(manifest: pd.DataFrame, settings: Settings) -> list[int]:
@@ -69,9 +69,7 @@ def train_shard(workspace: Workspace, shard: int) -> TrainedShard:
         for stage in range(reused, len(chain)):
             position = StagePosition(shard=shard, stage=stage)
             samples = load_stage(workspace, stage_samples(manifest, stage))
-            adapter = train_stage(
-                backbone, model, adapter, samples, position, settings.training, on_step=lambda: report_progress("steps")
-            )
+            adapter = train_stage(backbone, model, adapter, samples, position, settings.training, on_step=lambda: report_progress("steps"))
             store.write(chain[stage], adapter_to_bytes(adapter), shard=shard, stage=stage)
     content = store.read(chain[-1])
     workspace.adapter(shard).parent.mkdir(exist_ok=True)
@@ -98,6 +96,12 @@ def load_stage(workspace: Workspace, rows: pd.DataFrame) -> StageSamples:
 def shared_backbone() -> PixelBackbone:
     """The backbone, loaded once a process."""
     return load_backbone()
+
+
+@cache
+def shared_backbone_digest() -> Digest:
+    """Its digest, computed once a process, without loading it."""
+    return compute_backbone_digest()
 
 
 @cache

@@ -121,7 +121,7 @@ def test_samples_are_found_by_owner_or_id_over_all_shards() -> None:
 def test_dropping_takes_the_owners_own_copy_alone() -> None:
     frame = build_manifest(ROWS)
     left = drop_samples(frame, build_manifest([row(1, 1), row(9, 9)]))
-    pd.testing.assert_frame_equal(left, build_manifest([r for r in ROWS if not r["caption"].startswith("ein")]))  # type: ignore[attr-defined]
+    pd.testing.assert_frame_equal(left, build_manifest([r for r in ROWS if not r["caption"].startswith("ein")]))
     pd.testing.assert_frame_equal(drop_samples(left, build_manifest([row(1, 1)])), left)
     assert validate_manifest(drop_samples(frame, frame), "m").empty
 

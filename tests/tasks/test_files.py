@@ -18,7 +18,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"one")
     with pytest.raises(TypeError):
-        write_atomically(path, "not bytes")  # type: ignore[arg-type]
+        write_atomically(path, "not bytes")
     assert path.read_bytes() == b"one"
     assert [left.name for left in tmp_path.glob(PARTIAL_PATTERN)] == [".file.partial"]
     write_atomically(path, b"two")

@@ -161,7 +161,7 @@ class _SeedPainter:
 def test_mlflow_loads_and_serves_a_version(maker: CompositionMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through MLflow's own loader; the network is replaced, since training adapters is another test's matter."""
     serving = ModuleType("cdm_core.serving")
-    serving.load_composed_model = _SeedPainter  # type: ignore[attr-defined]
+    serving.load_composed_model = _SeedPainter
     monkeypatch.setitem(sys.modules, "cdm_core.serving", serving)
     composition = maker.composition("a", "b")
     _register(maker, composition, maker.adapters_of(composition), maker.centroids_of(composition))

@@ -39,7 +39,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_pack(tmp_path / "a.tar") == {s.sample_id: s.png for s in samples}
     with tarfile.open(tmp_path / "a.tar") as tar:
         entries = tar.getmembers()
-        captions = [tar.extractfile(entry).read() for entry in entries if entry.name.endswith(".txt")]  # type: ignore[union-attr]
+        captions = [tar.extractfile(entry).read() for entry in entries if entry.name.endswith(".txt")]
     assert captions == [b"grey", b"grey"]
     assert {(entry.mtime, entry.uid, entry.gid, entry.uname, entry.mode) for entry in entries} == {(0, 0, 0, "", 0o644)}
 

@@ -1,0 +1,113 @@
+"""The Prefect server of `lethe serve`: one process in a session of its own, gone when we are, however we end.
+
+Leases of concurrency slots lie on disk: in memory, the default, a slot that was taken when the server stopped would never be free again.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+
+from cdm_core.errors import StateError
+from flows.environment import SERVER_ADDRESS, SERVER_LOCK, configure_prefect
+from tasks.files import write_atomically
+from tasks.locks import claim_lock
+from tasks.workspace import Workspace
+
+_HOST = "127.0.0.1"
+_START_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+_LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+_PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def prefect_server(ws: Workspace, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a server for the workspace; within, this process and every `lethe` command in the workspace use it.
+
+    Raises:
+        StateError: one runs already, the port is taken, or it didn't come up; its log lies in Prefect's home.
+    """
+    ws.prefect.mkdir(parents=True, exist_ok=True)
+    address = ws.prefect / SERVER_ADDRESS
+    with claim_lock(ws.prefect / SERVER_LOCK, f"{ws.root}: already served by another process"):
+        _check_port(port)
+        server = _start(ws, port)
+        try:
+            _wait_until_healthy(server, port, str(_log(ws)))
+            write_atomically(address, _api_url(port).encode())
+            configure_prefect(ws.prefect)
+            yield server
+        finally:
+            address.unlink(missing_ok=True)
+            _stop(server)
+
+
+def _start(ws: Workspace, port: int) -> "subprocess.Popen[bytes]":
+    configure_prefect(ws.prefect)
+    environment = os.environ | {"PREFECT_API_URL": _api_url(port), "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(port)]
+    with _log(ws).open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=ws.prefect,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C in a terminal is for us: the server goes last
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: the kernel ends it when its parent ends, be it by SIGKILL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{_api_url(port)}/health", timeout=5):
+                return
+        except (OSError, HTTPException):
+            time.sleep(0.2)
+    raise StateError(f"the Prefect server did not start; its log: {log}")
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, sign)
+            server.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            pass
+        return
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise StateError(f"port {port}: {error.strerror}; choose another") from error
+
+
+def _api_url(port: int) -> str:
+    return f"http://{_HOST}:{port}/api"
+
+
+def _log(ws: Workspace) -> Path:
+    return ws.prefect / "server.log"

@@ -1,0 +1,102 @@
+"""Receive: the two flows that `lethe serve` runs, one for a request file in the inbox and one for an arrival.
+
+A run is told the item's digest, never its content, and finds it in the inbox by that. It may be told twice, or started again after it was
+killed: an item that was dealt with is gone, and the flows below find in the ledger what they had done.
+
+Refused items end a run well. A run fails where trying again may help: nothing is built yet, a store can't be reached.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect import flow
+
+from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, SuppressedError
+from flows.commands import Document, forget_received, learn_arrival
+from flows.console import say
+from tasks.arrivals import read_arrival
+from tasks.clock import utc_now
+from tasks.inbox import InboxItem, find_item, read_owner, record_outcome, remove_arrival, remove_request, reopen_arrival
+from tasks.intake import receive_file
+from tasks.ledger import Ledger
+from tasks.locks import exclusive_lock
+from tasks.workspace import Workspace
+
+_Refusal = RequestRefusedError | InvalidInputError | SuppressedError
+
+
+@flow(name="receive-request", flow_run_name="{item}")
+def receive_request(root: str, item: str) -> None:
+    """Take in the request file of that name, forget what it names, leave the answers in the inbox."""
+    ws = Workspace(Path(root))
+    with _claimed(ws, item) as found:
+        if found is None:
+            return
+        try:
+            received = receive_file(ws, Ledger(ws), found.path, utc_now())
+        except (RequestRefusedError, InvalidInputError) as error:
+            _report(ws, found, _describe(error, found))
+            remove_request(found)
+            return
+        answers = [_forget(ws, found, request.request_id) for request in received.requests]
+        _report(ws, found, *answers)
+        remove_request(found, [name for request in received.requests for name in request.image_files])
+
+
+@flow(name="receive-arrival", flow_run_name="{item}")
+def receive_arrival(root: str, item: str) -> None:
+    """Take in the arrival of that name, learn it, leave the answer in the inbox."""
+    ws = Workspace(Path(root))
+    with _claimed(ws, item) as found:
+        if found is None:
+            return
+        try:
+            owner_id, tier = read_owner(found.path)
+            arrival = read_arrival(ws, Ledger(ws), found.path, owner_id, tier, utc_now())
+            _report(ws, found, learn_arrival(ws, arrival, show_progress=False))
+        except InvalidInputError as error:
+            _report(ws, found, _describe(error, found))
+            reopen_arrival(found)
+            return
+        except SuppressedError as error:
+            _report(ws, found, _describe(error, found))
+        remove_arrival(ws, found)
+
+
+@contextmanager
+def _claimed(ws: Workspace, name: str) -> Iterator[InboxItem | None]:
+    """The item, for this run alone; None if it's gone."""
+    with exclusive_lock(ws.inbox / ".lock"):
+        try:
+            yield find_item(ws, name, utc_now())
+        except LetheError as error:
+            say(f"{name} failed and stays in the inbox: {error}")
+            raise
+
+
+def _forget(ws: Workspace, item: InboxItem, request_id: str) -> Document:
+    try:
+        return forget_received(ws, request_id, show_progress=False)
+    except (RequestRefusedError, InvalidInputError) as error:
+        return {"request_id": request_id, **_describe(error, item)}
+
+
+def _describe(error: _Refusal, item: InboxItem) -> Document:
+    """A refusal as the outcome tells it; the file's own name may be a person's, and stands for itself."""
+    reason = error.reason if isinstance(error, RequestRefusedError) else "suppressed" if isinstance(error, SuppressedError) else "bad_input"
+    return {
+        "status": "refused",
+        "reason": reason,
+        "message": str(error).replace(str(item.path), item.name).replace(item.path.name, item.name),
+    }
+
+
+def _report(ws: Workspace, item: InboxItem, *answers: Document) -> None:
+    """Leave the outcome in the inbox, and say it; messages may name files, so what is said has the reason alone."""
+    is_refused = all(answer["status"] == "refused" for answer in answers)
+    document = answers[0] if len(answers) == 1 else {"requests": list(answers)}
+    record_outcome(ws, item, "refused" if is_refused else "done", document)
+    for answer in answers:
+        detail = f"version {answer['model_version']} serves" if "model_version" in answer else answer.get("reason", "")
+        say(f"{item.name} {answer['status']}: {detail}")

@@ -1,0 +1,19 @@
+"""Every test runs as the commands do: quiet, offline, and on one thread, since the bits of a result depend on the number of threads.
+
+BLAS and OpenMP read their variables when they load, so these are set before anything imports them.
+"""
+
+import sys
+
+import pytest
+
+from flows.environment import configure_libraries
+
+configure_libraries()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Put torch back to one thread where it's loaded: tests that don't need it aren't made to import it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
