@@ -117,10 +117,8 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> D
         RequestRefusedError: it was refused, now or before.
     """
     from tasks.ledger import Ledger
-    from tasks.planning import refuse_request
 
-    ledger = Ledger(ws)
-    stored = ledger.request(request_id)
+    stored = Ledger(ws).request(request_id)
     assert stored is not None, "receiving stores a request"
     if stored.status == "refused" and stored.answer is not None:
         raise RequestRefusedError(str(stored.answer["message"]), reason=str(stored.answer["reason"]))
@@ -133,6 +131,8 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> D
 
             return dict(forget(str(ws.root), request_id))
     except (RequestRefusedError, InvalidInputError) as error:
+        from tasks.planning import refuse_request
+
         refuse_request(ws, request_id, error, utc_now())
         raise
 

@@ -32,16 +32,19 @@ def say(text: str) -> None:
 
 
 def print_document(document: Mapping[str, object], indent: int = 0) -> None:
-    """A result as indented lines: scalars, nested mappings, and lists of mappings as one line an entry."""
+    """A result as indented lines; of a list of mappings each entry is a line of its scalars (`--json` has the rest)."""
     for name, value in document.items():
         label = " " * indent + f"{name}:"
         if isinstance(value, Mapping):
             STDOUT.print(label, markup=False)
             print_document(value, indent + 2)
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
             STDOUT.print(label, markup=False)
             for entry in value:
-                STDOUT.print(" " * (indent + 2) + "  ".join(f"{key}={_short(item)}" for key, item in entry.items()), markup=False)
+                cells = [f"{key}={_short(item)}" for key, item in entry.items() if not isinstance(item, Mapping | list | tuple)]
+                STDOUT.print(" " * (indent + 2) + "  ".join(cells), markup=False)
+        elif isinstance(value, list | tuple):
+            STDOUT.print(f"{label} {', '.join(_short(item) for item in value)}", markup=False)
         else:
             STDOUT.print(f"{label} {_short(value)}", markup=False)
 

@@ -98,8 +98,8 @@ def _clip(measured: Measured) -> str:
     pairs, chance = measured.corpus.training_pairs, _percent(figures.chance)
     return f"""## CLIP
 
-Recipe: `lethe pretrain clip`; {recipe.num_steps} steps of {recipe.batch_emoji} emoji, out of {pairs:,} that both vendors draw. Stored in half
-precision. How often is the nearest of the {figures.num_emoji} held-out emoji, skin tones counted apart, the right one?
+Recipe: `lethe pretrain clip`; {recipe.num_steps} steps of {recipe.batch_emoji} emoji, out of {pairs:,} that both vendors draw. Stored in
+half precision. How often is the nearest of the {figures.num_emoji} held-out emoji, skin tones counted apart, the right one?
 
 | | CLIP | EfficientNet-Lite0 features | chance |
 |---|---|---|---|

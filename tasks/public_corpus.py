@@ -87,14 +87,14 @@ def load_public_corpus(directory: Path, *, size: int = 32) -> PublicCorpus:
     versions: dict[str, str] = {}
     for vendor in VENDORS:
         package = directory / vendor / "package"
-        if not (package / "emoji.json").is_file():
-            raise InvalidInputError(f"{package}: no emoji.json; unpack emoji-datasource-{vendor} there")
-        versions[vendor] = str(json.loads((package / "package.json").read_bytes())["version"])
-        for entry in _named_pictures(json.loads((package / "emoji.json").read_bytes()), vendor):
+        named, versions[vendor] = _read_package(package, vendor)
+        for entry in named:
             path = package / "img" / vendor / "64" / str(entry.pop("image"))
             if path.is_file():
                 rows.append(entry)
                 pictures.append(_on_white(path, size))
+        if vendor not in {entry["vendor"] for entry in rows}:
+            raise InvalidInputError(f"{package}: no picture that emoji.json names is here")
     table = pd.DataFrame(rows)
     stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return PublicCorpus(table=table, pictures=stacked, versions=versions)
@@ -104,6 +104,17 @@ def is_held_out(emoji: str) -> bool:
     """One emoji in ten, by a hash of its code points, so that the split depends on nothing else."""
     first_bytes = hashlib.sha256(f"held-out:{emoji}".encode()).digest()[:8]
     return int.from_bytes(first_bytes, "big") / 2**64 < HELD_OUT_SHARE
+
+
+def _read_package(package: Path, vendor: str) -> tuple[list[dict[str, object]], str]:
+    """A package's pictures, one entry each, and its version."""
+    try:
+        version = str(json.loads((package / "package.json").read_bytes())["version"])
+        return _named_pictures(json.loads((package / "emoji.json").read_bytes()), vendor), version
+    except FileNotFoundError as error:
+        raise InvalidInputError(f"{package}: no {Path(error.filename).name}; unpack emoji-datasource-{vendor} there") from error
+    except (ValueError, KeyError, TypeError) as error:  # not JSON, or JSON of another form
+        raise InvalidInputError(f"{package}: not the package emoji-datasource-{vendor}: {error}") from error
 
 
 def _named_pictures(entries: list[dict[str, object]], vendor: str) -> list[dict[str, object]]:

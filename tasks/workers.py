@@ -70,6 +70,15 @@ def _start_worker(queue: SimpleQueue[tuple[str, int] | None]) -> None:
     global _queue
     _queue = queue
     torch.set_num_threads(NUM_THREADS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can't end its workers, and they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a worker"
+    parent.join()
+    os._exit(1)
 
 
 def _drain(queue: SimpleQueue[tuple[str, int] | None], on_progress: Progress) -> None:

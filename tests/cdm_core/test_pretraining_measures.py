@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_backbone import make_samples, shipped_clip, tiny_backbone
 
-from cdm_core.digests import Digest
+from cdm_core.digests import Digest, sha256_digest
 from cdm_core.pretraining.clip import ClipTrainingData
 from cdm_core.pretraining.measures import (
     generate_pictures,
@@ -22,7 +22,7 @@ class MeanColours:
     """A feature extractor of twelve numbers: the mean colour of each quarter."""
 
     name: str = "mean_colours"
-    digest: Digest = Digest("0" * 64)
+    digest: Digest = sha256_digest(b"mean colours")  # noqa: RUF009  # pure
     dimensions: int = 12
 
     def extract(self, pictures: torch.Tensor) -> torch.Tensor:

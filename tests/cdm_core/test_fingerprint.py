@@ -1,0 +1,60 @@
+import ast
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+import cdm_core
+from cdm_core import fingerprint
+from cdm_core.digests import sha256_digest
+from cdm_core.fingerprint import NUM_THREADS, measure_fingerprint, require_one_thread
+
+CORE = Path(cdm_core.__path__[0])
+
+
+def test_one_machine_has_one_fingerprint() -> None:
+    measured = measure_fingerprint()
+    assert measure_fingerprint() == measured
+    assert measured.digest == measure_fingerprint().digest
+    assert measured.threads == 1
+    assert measured.libraries["torch"] == version("torch")
+
+
+def test_every_part_counts() -> None:
+    measured = measure_fingerprint()
+    others = [
+        replace(measured, libraries=measured.libraries | {"torch": "0.0"}),
+        replace(measured, instruction_set="NO AVX"),
+        replace(measured, threads=2),
+        replace(measured, code=sha256_digest(b"other code")),
+    ]
+    assert len({measured.digest, *(other.digest for other in others)}) == 5
+
+
+def test_the_code_that_training_runs_is_in_the_fingerprint() -> None:
+    # Settings and partition decide inputs, which the key names by their values; errors decide nothing.
+    named_otherwise = {"settings.py", "partition.py", "errors.py"}
+    assert imported_by("training.py") - named_otherwise <= set(fingerprint._TRAINING_CODE)
+
+
+def imported_by(name: str) -> set[str]:
+    """The core's modules that a module of it imports, with those that they import."""
+    found, waiting = set(), [name]
+    while waiting:
+        current = waiting.pop()
+        if current not in found:
+            found.add(current)
+            tree = ast.parse((CORE / current).read_text())
+            modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+            waiting += [f"{module.removeprefix('cdm_core.')}.py" for module in modules if module.startswith("cdm_core.")]
+    return found
+
+
+def test_one_thread_is_required() -> None:
+    torch.set_num_threads(NUM_THREADS)
+    require_one_thread()
+    torch.set_num_threads(2)
+    with pytest.raises(ValueError, match=r"^torch runs 2 threads; call torch\.set_num_threads\(1\) first$"):
+        require_one_thread()

@@ -1,0 +1,127 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdm_core.errors import InvalidInputError
+from cdm_core.partition import Partition
+from cdm_core.settings import parse_settings
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+
+
+def document() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load(SHIPPED.read_bytes())
+    return parsed
+
+
+def with_value(path: str, value: object) -> bytes:
+    parsed = document()
+    section, _, name = path.rpartition(".")
+    (parsed[section] if section else parsed)[name] = value
+    return yaml.safe_dump(parsed).encode()
+
+
+def without_value(path: str) -> bytes:
+    parsed = document()
+    section, _, name = path.rpartition(".")
+    del (parsed[section] if section else parsed)[name]
+    return yaml.safe_dump(parsed).encode()
+
+
+def all_keys() -> list[str]:
+    keys = []
+    for name, value in document().items():
+        keys += [name] + [f"{name}.{inner}" for inner in value] if isinstance(value, dict) else [name]
+    return keys
+
+
+def test_the_shipped_parameters_parse() -> None:
+    settings = parse_settings(SHIPPED.read_bytes(), "params.yaml")
+    assert settings.partition == Partition(shards=8, stages=4)
+    assert settings.model_dump() == document()
+
+
+@pytest.mark.parametrize("key", all_keys())
+def test_a_missing_key_is_named(key: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"^params.yaml: {key}: Field required$"):
+        parse_settings(without_value(key), "params.yaml")
+
+
+@pytest.mark.parametrize("key", all_keys())
+def test_a_value_of_a_wrong_type_is_named(key: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"^params.yaml: {key}(\.0)?: [^\n]+$"):
+        parse_settings(with_value(key, [["x"]]), "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stages", 0),
+        ("stages", 101),
+        ("stages", 1.5),
+        ("shard_ids", []),
+        ("shard_ids", [1, 2]),
+        ("shard_ids", [0, 0]),
+        ("shard_ids", list(range(1001))),
+        ("training.rank", 0),
+        ("training.rank", 129),
+        ("training.learning_rate", 0),
+        ("training.learning_rate", float("inf")),
+        ("training.learning_rate", float("nan")),
+        ("training.batch_size", 0),
+        ("training.epochs", 0),
+        ("training.caption_dropout", 1),
+        ("training.caption_dropout", -0.1),
+        ("training.momentum", 0.9),
+        ("sampling.steps", 0),
+        ("sampling.steps", 1001),
+        ("sampling.guidance_scale", 0.5),
+        ("sampling.method", "median"),
+        ("knn.centroids", 0),
+        ("knn.temperature", 0),
+        ("evaluation.samples", 15),
+        ("evaluation.blocks", 3),
+        ("evaluation.blocks", 129),
+        ("evaluation.margin", 0),
+        ("evaluation.margin", float("inf")),
+        ("evaluation.seed", "zero"),
+        ("evaluation.inception_weights", 3),
+        ("colour", "red"),
+    ],
+    ids=str,
+)
+def test_a_value_out_of_range_is_named(key: str, value: object) -> None:
+    with pytest.raises(InvalidInputError, match=f"^params.yaml: {key}: [^\n]+$"):
+        parse_settings(with_value(key, value), "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"stages: [", id="unclosed"),
+        pytest.param(b"\xff\xfe\xff", id="not UTF-8"),
+        pytest.param(b"a: !!python/object:os.system {}", id="a Python object"),
+        pytest.param(b"stages: 2020-13-45", id="an impossible date"),
+        pytest.param(b"a: " + b"[" * 10_000, id="endless nesting"),
+        pytest.param(b"\0", id="a control character"),
+    ],
+)
+def test_what_is_not_yaml_is_refused_in_one_line(content: bytes) -> None:
+    with pytest.raises(InvalidInputError, match="^params.yaml: not YAML: [^\n]+$"):
+        parse_settings(content, "params.yaml")
+
+
+@pytest.mark.parametrize("content", [b"", b"42", b"- a", b"text"])
+def test_what_is_no_mapping_is_refused_in_one_line(content: bytes) -> None:
+    with pytest.raises(InvalidInputError, match="^params.yaml: document: [^\n]+$"):
+        parse_settings(content, "params.yaml")
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_raise_anything_else(content: bytes) -> None:
+    with pytest.raises(InvalidInputError, match=r"^params.yaml: [^\n]+$"):
+        parse_settings(content, "params.yaml")
