@@ -21,6 +21,7 @@ from tasks.inbox import InboxItem, find_item, read_owner, record_outcome, remove
 from tasks.intake import receive_file
 from tasks.ledger import Ledger
 from tasks.locks import exclusive_lock
+from tasks.workers import end_with_parent
 from tasks.workspace import Workspace
 
 _Refusal = RequestRefusedError | InvalidInputError | SuppressedError
@@ -67,6 +68,7 @@ def receive_arrival(root: str, item: str) -> None:
 @contextmanager
 def _claimed(ws: Workspace, name: str) -> Iterator[InboxItem | None]:
     """The item, for this run alone; None if it's gone."""
+    end_with_parent()
     with exclusive_lock(ws.inbox / ".lock"):
         try:
             yield find_item(ws, name, utc_now())

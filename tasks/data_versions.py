@@ -4,8 +4,10 @@ The flows train in process, so they tell DVC the result (`dvc commit`) where an 
 nothing to do. Git is committed before the remote is filled, so that whatever a remote holds is named by some revision, where
 erasure can find it; a crash between the two is mended by calling again.
 
-DVC finds its cache and remote by paths relative to the workspace, so that it can be moved and a clone has a cache of its own. Its
-database of file states lies in the workspace as well: it names packs, and erasure has to reach it.
+DVC finds its cache by a path relative to the workspace, so that a clone has a cache of its own. The remote stands in the committed
+configuration by its absolute path, where a clone on this machine finds it, and once more in the workspace's own `config.local` by its
+relative one, so that a workspace can be moved. DVC's database of file states lies in the workspace as well: it names packs, and erasure
+has to reach it.
 """
 
 import logging
@@ -42,6 +44,10 @@ _CONFIG = """\
     dir = ../.lethe/dvc/cache
     type = "reflink,copy"
 ['remote "local"']
+    url = {remote}
+"""
+_CONFIG_LOCAL = """\
+['remote "local"']
     url = ../.lethe/dvc/remote
 """
 _TRACKED = (
@@ -58,12 +64,14 @@ _TRACKED = (
 )
 
 
-def init_repository(ws: Workspace) -> None:
-    """Make the workspace a git and DVC repository, without a commit yet."""
+def init_repository(ws: Workspace, home: Path | None = None) -> None:
+    """Make the workspace a git and DVC repository, without a commit yet; `home` is where it will lie, if it's elsewhere for now."""
     run_git(ws.root, "init", "--quiet", "--initial-branch=main")
     with _as_state_error(ws):
         Repo.init(str(ws.root)).close()
-    write_atomically(ws.root / ".dvc" / "config", _CONFIG.encode())
+    remote = Workspace(home or ws.root).dvc_remote
+    write_atomically(ws.root / ".dvc" / "config", _CONFIG.format(remote=remote).encode())
+    write_atomically(ws.root / ".dvc" / "config.local", _CONFIG_LOCAL.encode())
     write_atomically(ws.root / ".dvcignore", f"{PARTIAL_PATTERN}\n".encode())
     write_atomically(ws.root / ".gitignore", f"/.lethe/\n{PARTIAL_PATTERN}\n".encode())
 

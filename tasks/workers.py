@@ -62,6 +62,12 @@ def active_pool() -> ProcessPoolExecutor:
     return _pool
 
 
+def end_with_parent() -> None:
+    """Have this process end when the one that started it does: a parent that was killed can't end its children."""
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def _start_worker(queue: SimpleQueue[tuple[str, int] | None]) -> None:
     import torch
 
@@ -70,15 +76,7 @@ def _start_worker(queue: SimpleQueue[tuple[str, int] | None]) -> None:
     global _queue
     _queue = queue
     torch.set_num_threads(NUM_THREADS)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed can't end its workers, and they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a worker"
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _drain(queue: SimpleQueue[tuple[str, int] | None], on_progress: Progress) -> None:

@@ -102,7 +102,7 @@ def create_workspace(
     shutil.rmtree(unfinished.root, ignore_errors=True)
     try:
         unfinished.root.mkdir(parents=True)
-        summary = _fill(unfinished, partition, _group_by_owner(pictures, secret, partition), progress)
+        summary = _fill(unfinished, directory.resolve(), partition, _group_by_owner(pictures, secret, partition), progress)
         _publish(unfinished.root, directory)
     except BaseException:
         shutil.rmtree(unfinished.root, ignore_errors=True)
@@ -127,8 +127,10 @@ def _group_by_owner(pictures: Iterable[SourcePicture], secret: bytes, partition:
     return owners
 
 
-def _fill(ws: Workspace, partition: Partition, owners: list[_Owner], progress: Callable[[int, int], None]) -> InitSummary:
-    init_repository(ws)
+def _fill(
+    ws: Workspace, home: Path, partition: Partition, owners: list[_Owner], progress: Callable[[int, int], None]
+) -> InitSummary:
+    init_repository(ws, home)
     write_atomically(ws.root / "dvc.yaml", shipped_file("dvc.yaml").read_bytes())
     write_atomically(ws.root / "params.yaml", _params(partition))
     for shard in range(partition.shards):

@@ -54,7 +54,6 @@ def learn_merges(captions: list[str], vocabulary_size: int) -> list[tuple[str, s
 def train_clip(clip: Clip, data: ClipTrainingData, config: ClipTrainingConfig) -> Iterator[float]:
     """Train in place; yields the loss after each step."""
     generator = torch.Generator().manual_seed(config.seed)
-    torch.manual_seed(config.seed)
     model = clip.model.train()
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]

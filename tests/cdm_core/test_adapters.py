@@ -36,7 +36,7 @@ def test_an_untrained_adapter_changes_no_bit(backbone: object) -> None:
 
 def test_merged_and_attached_agree_to_rounding() -> None:
     backbone = tiny_backbone()
-    trained = make_adapter(backbone, 1)
+    trained = make_adapter(1)
     model = attach_adapter(backbone, 2)
     write_adapter(model, trained)
     attached, merged, bare = (predict(backbone, n) for n in (model.eval(), merge_adapter(backbone, trained), backbone.network))
@@ -51,7 +51,7 @@ def test_without_an_adapter_the_expert_is_the_backbone_itself() -> None:
 def test_merging_leaves_the_backbone_alone() -> None:
     backbone = tiny_backbone()
     before = predict(backbone, backbone.network)
-    merged = merge_adapter(backbone, make_adapter(backbone, 1))
+    merged = merge_adapter(backbone, make_adapter(1))
     assert torch.equal(predict(backbone, backbone.network), before)
     assert set(merged.state_dict()) == set(backbone.network.state_dict())
 
@@ -78,7 +78,7 @@ def test_the_start_is_kaiming_uniform_below_and_zero_above() -> None:
 
 
 def test_bytes_round_trip() -> None:
-    trained = make_adapter(tiny_backbone(), 1)
+    trained = make_adapter(1)
     content = adapter_to_bytes(trained)
     read = adapter_from_bytes(content)
     assert set(read) == set(trained)
@@ -88,7 +88,7 @@ def test_bytes_round_trip() -> None:
 
 def test_what_is_written_is_read_and_not_shared() -> None:
     backbone = tiny_backbone()
-    model, trained = attach_adapter(backbone, 2), make_adapter(backbone, 1)
+    model, trained = attach_adapter(backbone, 2), make_adapter(1)
     write_adapter(model, trained)
     read = read_adapter(model)
     assert adapter_to_bytes(read) == adapter_to_bytes(trained)
@@ -98,16 +98,16 @@ def test_what_is_written_is_read_and_not_shared() -> None:
 
 def test_another_rank_is_refused() -> None:
     with pytest.raises(VerificationError, match="^adapter: its tensors don't fit this backbone and rank$"):
-        write_adapter(attach_adapter(tiny_backbone(), 4), make_adapter(tiny_backbone(), 1))
+        write_adapter(attach_adapter(tiny_backbone(), 4), make_adapter(1))
 
 
 def test_an_adapter_of_another_network_is_refused() -> None:
     with pytest.raises(VerificationError, match="^adapter: its tensors don't fit this backbone and rank$"):
-        merge_adapter(load_backbone(), make_adapter(tiny_backbone(), 1))
+        merge_adapter(load_backbone(), make_adapter(1))
 
 
 def test_a_tensor_too_few_is_refused() -> None:
-    trained = make_adapter(tiny_backbone(), 1)
+    trained = make_adapter(1)
     trained.pop(next(iter(trained)))
     with pytest.raises(VerificationError, match="^adapter: its tensors don't fit this backbone and rank$"):
         merge_adapter(tiny_backbone(), trained)

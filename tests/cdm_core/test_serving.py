@@ -18,7 +18,7 @@ SAMPLES = {0: 5, 2: 9}
 
 @pytest.fixture
 def adapters(tmp_path: Path) -> dict[int, Path]:
-    return {shard: write(tmp_path / f"adapter-{shard}", adapter_to_bytes(make_adapter(tiny_backbone(), shard))) for shard in SAMPLES}
+    return {shard: write(tmp_path / f"adapter-{shard}", adapter_to_bytes(make_adapter(shard))) for shard in SAMPLES}
 
 
 @pytest.fixture

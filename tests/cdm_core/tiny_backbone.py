@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from cdm_core.adapters import AdapterTensors, adapter_to_bytes, attach_adapter, initial_adapter
+from cdm_core.adapters import AdapterTensors, adapter_to_bytes, attach_adapter, initial_adapter, merge_adapter
 from cdm_core.backbone import PixelBackbone, build_network
 from cdm_core.clip import Clip, load_clip
 from cdm_core.composition import Composition, Expert
@@ -56,10 +56,21 @@ def make_samples(names: list[str]) -> StageSamples:
     )
 
 
-def make_adapter(backbone: PixelBackbone, shard: int, rank: int = 2) -> AdapterTensors:
-    """An adapter that changes what the network says, as if trained."""
+def make_adapter(shard: int) -> AdapterTensors:
+    """An adapter of rank 2 that changes what the tiny network says, as if trained."""
+    return dict(_adapter(shard))
+
+
+@cache
+def make_expert(shard: int) -> torch.nn.Module:
+    """The tiny network with that adapter merged."""
+    return merge_adapter(tiny_backbone(), make_adapter(shard))
+
+
+@cache
+def _adapter(shard: int) -> AdapterTensors:
     generator = _generator("trained", shard)
-    start = initial_adapter(attach_adapter(backbone, rank), shard)
+    start = initial_adapter(attach_adapter(tiny_backbone(), 2), shard)
     return {name: 0.2 * torch.randn(tensor.shape, generator=generator) if "lora_B" in name else tensor for name, tensor in start.items()}
 
 
@@ -76,7 +87,7 @@ def make_composition(
     experts = tuple(
         Expert(
             shard=shard,
-            adapter=sha256_digest(adapter_to_bytes(make_adapter(backbone, shard))),
+            adapter=sha256_digest(adapter_to_bytes(make_adapter(shard))),
             samples=count,
             centroids=sha256_digest(centroids[shard]) if centroids else None,
         )

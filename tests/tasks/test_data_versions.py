@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_workspace import SECRET, sample, stored_objects, train
+from small_workspace import SECRET, make_small_workspace, sample, stored_objects, train
 
 from cdm_core.errors import StateError
 from cdm_core.partition import compute_owner_key
@@ -105,14 +105,14 @@ def test_other_files_of_the_user_stay_out_of_the_history(small: Workspace) -> No
     ]
 
 
-def test_a_clone_pulls_and_reproduces_with_a_cache_of_its_own(small: Workspace, tmp_path: Path) -> None:
+def test_a_clone_pulls_and_reproduces_with_a_cache_of_its_own(tmp_path: Path) -> None:
+    small = make_small_workspace(tmp_path / "workspace")
     remove_samples(small, load_manifest(small, 1))  # an empty shard has to survive the journey
     commit_data(small, [1], "Empty")
     train(small, [1])
     commit_training(small, [1], "Train")
     clone = tmp_path / "clone"
     run_git(tmp_path, "clone", "--quiet", str(small.root), str(clone))
-    dvc(clone, "remote", "modify", "--local", "local", "url", str(small.dvc_remote))
     dvc(clone, "pull")
     assert "up to date" in dvc(clone, "status")
     assert list((clone / "data_packs" / "shard-1").iterdir()) == []
@@ -124,6 +124,15 @@ def test_a_clone_pulls_and_reproduces_with_a_cache_of_its_own(small: Workspace, 
         dvc(clone, "repro", "--force", f"train@{shard}")
         assert adapter.read_bytes() == expected
     assert run_git(clone, "status", "--porcelain") == ""
+
+
+def test_a_moved_workspace_uses_the_remote_that_moved_with_it(small: Workspace, tmp_path: Path) -> None:
+    moved = Workspace(small.root.rename(tmp_path / "moved"))
+    add_samples(moved, ANNA, 0, 1, [sample(200)])
+    commit_data(moved, [0], "Arrival")
+    stored = stored_objects(moved)
+    assert stored["cache"] == stored["remote"]
+    assert not small.root.exists()
 
 
 def test_nothing_is_printed_or_kept_outside(small: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
