@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 
 Progress = Callable[[str, int], None]
@@ -64,8 +65,13 @@ def active_pool() -> ProcessPoolExecutor:
 
 def end_with_parent() -> None:
     """Have this process end when the one that started it does: a parent that was killed can't end its children."""
-    if parent := multiprocessing.parent_process():
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess | None) -> None:
+    if parent is not None:  # None: this process is the first
+        parent.join()
+        os._exit(1)
 
 
 def _start_worker(queue: SimpleQueue[tuple[str, int] | None]) -> None:

@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 from threading import Thread
 
-from tasks.locks import exclusive_lock
+import pytest
+
+from cdm_core.errors import StateError
+from tasks.locks import claim_lock, exclusive_lock, is_locked
 
 HOLD_FOREVER = """
 import sys, time
@@ -40,4 +43,16 @@ def test_a_killed_holder_frees_it(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "held\n"
         holder.kill()
     with exclusive_lock(tmp_path / "lock"):
+        pass
+
+
+def test_a_claimed_lock_refuses_a_second_holder(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path / "lock")
+    with claim_lock(tmp_path / "lock", "taken"):
+        assert is_locked(tmp_path / "lock")
+        with pytest.raises(StateError, match="taken"), claim_lock(tmp_path / "lock", "taken"):
+            pass
+        assert is_locked(tmp_path / "lock")
+    assert not is_locked(tmp_path / "lock")
+    with claim_lock(tmp_path / "lock", "taken"):
         pass
