@@ -27,6 +27,9 @@ app.add_typer(pretrain_app, name="pretrain")
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="The workspace.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+CorpusOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="Holds google/package and twitter/package: the two npm packages of emoji pictures, unpacked.")
+]
 _HERE = Path(".")
 
 
@@ -186,11 +189,12 @@ def generate(
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000,
     workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
 ) -> None:
     """Start the MLflow UI on 127.0.0.1 and say its address; ends with Ctrl-C."""
     from flows.commands import run_ui
 
-    run_ui(workspace, port)
+    run_ui(workspace, port, lambda url: _answer({"url": url}, as_json))
 
 
 @app.command()
@@ -210,9 +214,12 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Do the whole main job in a new workspace: init, build, submit a deletion, verify, learn."""
+    from flows.console import say, tell
     from flows.demo import run_demo
 
-    _answer(run_demo(directory), as_json)
+    document = run_demo(directory, say if as_json else tell)
+    if as_json:
+        _answer(document, as_json)
 
 
 @app.command("train-shard", hidden=True)
@@ -227,8 +234,8 @@ def train_shard(
 
 @pretrain_app.command("clip")
 def pretrain_clip(
-    corpus: Annotated[Path, typer.Option(metavar="DIR", help="Holds google/package and twitter/package.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where weights and metrics go.")],
+    corpus: CorpusOption = Path("public-corpus"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where weights and metrics go.")] = Path("pretrained/clip"),
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the recipe's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -240,9 +247,11 @@ def pretrain_clip(
 
 @pretrain_app.command("backbone")
 def pretrain_backbone(
-    corpus: Annotated[Path, typer.Option(metavar="DIR", help="Holds google/package and twitter/package.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where state and weights go; a run there is gone on with.")],
     minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")],
+    corpus: CorpusOption = Path("public-corpus"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where state and weights go; a run there is gone on with.")] = Path(
+        "pretrained/backbone"
+    ),
     as_json: JsonOption = False,
 ) -> None:
     """Train the backbone on the public corpus; resumable."""
@@ -253,8 +262,8 @@ def pretrain_backbone(
 
 @pretrain_app.command("measure")
 def pretrain_measure(
-    corpus: Annotated[Path, typer.Option(metavar="DIR", help="Holds google/package and twitter/package.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where MODEL_CARD.md and its folder card/ go.")],
+    corpus: CorpusOption = Path("public-corpus"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where MODEL_CARD.md and its folder card/ go.")] = Path("pretrained/card"),
     training: Annotated[Path | None, typer.Option(metavar="DIR", help="Where `pretrain backbone` wrote; gives the loss curve.")] = None,
     num: Annotated[int | None, typer.Option(metavar="N", help="Pictures in each Fréchet distance; default: half of the held-out.")] = None,
     as_json: JsonOption = False,

@@ -3,6 +3,7 @@
 Imports that cost seconds are made by the function that needs them.
 """
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -62,7 +63,9 @@ def run_build(directory: Path) -> Document:
     }
     with flow_session(ws, totals):
         from flows.build import build
+        from flows.resume import finish_interrupted
 
+        finish_interrupted(ws)
         return {**build(str(ws.root)), "seconds": time.monotonic() - started}
 
 
@@ -128,7 +131,9 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> D
     try:
         with flow_session(ws, totals if show_progress else None):
             from flows.forget import forget
+            from flows.resume import finish_interrupted
 
+            finish_interrupted(ws, but=request_id)
             return dict(forget(str(ws.root), request_id))
     except (RequestRefusedError, InvalidInputError) as error:
         from tasks.planning import refuse_request
@@ -158,7 +163,9 @@ def learn_arrival(ws: Workspace, arrival: "Arrival", *, show_progress: bool) -> 
     totals = {"steps": None, "reference pictures": None, "evaluation pictures": 2 * ws.settings().evaluation.samples}
     with flow_session(ws, totals if show_progress else None):
         from flows.learn import learn
+        from flows.resume import finish_interrupted
 
+        finish_interrupted(ws, but=arrival.request_id)
         receive_arrival(ws, arrival)
         return dict(learn(str(ws.root), arrival.request_id, arrival.shard))
 
@@ -217,12 +224,14 @@ def run_verify(path: Path, directory: Path | None) -> Document:
     }
 
 
-def run_ui(directory: Path, port: int) -> None:
-    """Serve the MLflow UI until it's interrupted."""
+def run_ui(directory: Path, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve the MLflow UI until it's interrupted; `on_ready` is told its address."""
     from tasks.tracking import serve_ui
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server, which leads its own process group, would stay
     server = serve_ui(open_workspace(directory), port, say=say)
     try:
+        on_ready(server.url)
         server.wait()
     except KeyboardInterrupt:
         pass

@@ -14,9 +14,12 @@ STDOUT = Console(highlight=False, soft_wrap=True)
 
 @contextmanager
 def progress_bars(totals: Mapping[str, int | None]) -> Iterator[ReportProgress]:
-    """One bar for each thing that advances; yields the callback that advances it. A total of None is not known."""
+    """One bar for each thing that advances; yields the callback that advances it. A total of None is not known.
+
+    In a pipe or a file there are none: there stderr is for what went wrong.
+    """
     columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=STDERR, transient=False) as progress:
+    with Progress(*columns, console=STDERR, transient=False, disable=not STDERR.is_terminal) as progress:
         bars = {name: progress.add_task(name, total=total) for name, total in totals.items()}
 
         def advance(name: str, amount: int) -> None:
@@ -29,6 +32,11 @@ def progress_bars(totals: Mapping[str, int | None]) -> Iterator[ReportProgress]:
 def say(text: str) -> None:
     """One line on stderr, as it is: neither markup nor folded."""
     STDERR.print(text, markup=False, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """A line on stdout."""
+    STDOUT.print(text, markup=False)
 
 
 def print_document(document: Mapping[str, object], indent: int = 0) -> None:

@@ -1,49 +1,74 @@
 """`lethe demo`: the whole main job in a new workspace, by the same functions that the commands call."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import yaml
 
 from flows.commands import run_add_issuer, run_build, run_init, run_learn, run_plan, run_sign, run_submit, run_verify
-from flows.console import say
 from flows.generate import run_generate
 from tasks.clock import utc_now
 from tasks.demo_pictures import draw_shapes
 
 OWNER = "designer-010"
+Tell = Callable[[str], None]
 
 
-def run_demo(directory: Path) -> dict[str, object]:
-    """Init, build, a signed deletion request, plan, submit, verify, a new owner, pictures."""
-    started = time.monotonic()
-    root = directory.resolve()
-    say("1. A workspace: OpenMoji's pictures, each with its designer")
-    init = run_init(directory, shards=8, stages=4)
-    say("2. Build: one adapter a shard, composed, evaluated, signed, promoted")
-    build = run_build(root)
-    say(f"3. {OWNER} withdraws: a request file, signed")
-    request = _write_request(root)
-    plan = run_plan(root, request)
-    say("4. Forget")
-    submit = run_submit(root, request)
-    say("5. Check the records")
-    records = [run_verify(Path(path), None)["valid"] for path in submit["audit_records"]]  # type: ignore[attr-defined]  # a list of paths
-    say("6. A new owner's pictures arrive")
-    learn = run_learn(root, draw_shapes(root / "arrivals" / "shapes", 24), "demo:shapes", None)
+def run_demo(directory: Path, tell: Tell) -> dict[str, object]:
+    """Init, build, a signed deletion request, submit, verify, a new owner, pictures; `tell` hears what came of each."""
+    started, root = time.monotonic(), directory.resolve()
+    document: dict[str, object] = {"workspace": str(root), "init": _make_workspace(directory, tell), "build": _build(root, tell)}
+    document |= _forget(root, tell)
+    document["learn"] = _learn(root, tell)
     picture = run_generate(root, num=32, seed=0, prompt=None, shards=None, method=None, out=root / "champion.png")
-    say(f"Look at it: lethe ui --workspace {directory}; the champion's pictures: {picture['out']}")
-    return {
-        "workspace": str(root),
-        "init": init,
-        "build": build,
-        "plan": plan,
-        "submit": submit,
-        "records_valid": records,
-        "learn": learn,
-        "seconds": time.monotonic() - started,
-    }
+    tell(f"7. Look at it: lethe ui --workspace {directory}, and {picture['out']}")
+    return document | {"picture": picture["out"], "seconds": time.monotonic() - started}
+
+
+def _make_workspace(directory: Path, tell: Tell) -> dict[str, object]:
+    made: dict[str, Any] = run_init(directory, shards=8, stages=4)
+    tell(f"1. Workspace: {made['samples']:,} pictures of {made['owners']} designers in {len(made['shards'])} shards")
+    return made
+
+
+def _build(root: Path, tell: Tell) -> dict[str, object]:
+    built: dict[str, Any] = run_build(root)
+    gate, steps = built["gate"], sum(shard["steps"] for shard in built["shards"])
+    tell(
+        f"2. Build: {steps:,} training steps in {built['seconds']:.0f} s; Fréchet distance to OpenMoji {gate['fd_before']:.0f} "
+        f"(bare backbone) → {gate['fd_after']:.0f} (composed); version {built['model_version']} promoted"
+    )
+    return built
+
+
+def _forget(root: Path, tell: Tell) -> dict[str, object]:
+    request = _write_request(root)
+    plan: dict[str, Any] = run_plan(root, request)
+    hit = ", ".join(f"shard {shard['shard']} from stage {shard['first_tainted_stage']}" for shard in plan["shards"])
+    tell(f"3. {OWNER} withdraws: {plan['samples']} samples, {hit}; {plan['steps']} of {plan['steps_full_build']} steps to retrain")
+    answer: dict[str, Any] = run_submit(root, request)
+    gate, erased = answer["gate"], sum(answer["purged"].values())
+    tell(
+        f"4. Forget: stopped after {answer['stop_seconds']:.1f} s (version {answer['stopped_version']}), whole again after "
+        f"{answer['total_seconds']:.0f} s (version {answer['model_version']}); {answer['status']}, gate {gate['verdict']}: "
+        f"{gate['fd_before']:.1f} → {gate['fd_after']:.1f}; {erased} objects erased"
+    )
+    checks = [run_verify(Path(path), None) for path in answer["audit_records"]]
+    tell(f"5. Records: {len(checks)} signed, chained and valid; the last is {answer['audit_records'][-1]}")
+    return {"plan": plan, "submit": answer, "records_valid": all(check["valid"] for check in checks)}
+
+
+def _learn(root: Path, tell: Tell) -> dict[str, object]:
+    answer: dict[str, Any] = run_learn(root, draw_shapes(root / "arrivals" / "shapes", 24), "demo:shapes", None)
+    gate = answer["gate"]
+    tell(
+        f"6. Learn: {answer['samples']} pictures of a new owner, shard {answer['shard']}; {answer['status']}, gate {gate['verdict']}: "
+        f"{gate['fd_before']:.1f} → {gate['fd_after']:.1f}; version {answer['model_version']} serves"
+    )
+    return answer
 
 
 def _write_request(root: Path) -> Path:

@@ -93,17 +93,17 @@ def _read_captions(path: Path, files: set[str]) -> dict[str, str]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path.name}: not UTF-8 at byte {error.start}") from error
-    rows = csv.DictReader(io.StringIO(text))
-    if not {"file", "caption"} <= set(rows.fieldnames or ()):
-        raise InvalidInputError(f"{path.name}: needs the columns file and caption")
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     captions = {}
     try:
+        if not {"file", "caption"} <= set(rows.fieldnames or ()):
+            raise InvalidInputError(f"{path.name}: needs the columns file and caption")
         for row in rows:
             if row["file"] not in files:
                 raise InvalidInputError(f"{path.name}: line {rows.line_num}: no such picture in the folder")
             captions[row["file"]] = row["caption"] or ""
     except csv.Error as error:
-        raise InvalidInputError(f"{path.name}: line {rows.line_num}: {error}") from error
+        raise InvalidInputError(f"{path.name}: line {rows.reader.line_num}: {error}") from error
     return captions
 
 

@@ -25,8 +25,15 @@ class CheckpointStore:
         return self._entry(key).is_file() and self._content(key).is_file()
 
     def digest(self, key: Digest) -> Digest:
-        """The adapter digest stored under the key."""
-        return Digest(json.loads(self._entry(key).read_bytes())["adapter"])
+        """The adapter digest stored under the key.
+
+        Raises:
+            VerificationError: the entry is damaged.
+        """
+        try:
+            return Digest(json.loads(self._entry(key).read_bytes())["adapter"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise VerificationError(f"checkpoint {key[:12]}: its entry is damaged; delete it and run again") from error
 
     def read(self, key: Digest) -> bytes:
         """The adapter's bytes.

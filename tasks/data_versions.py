@@ -123,6 +123,16 @@ def is_committed(ws: Workspace, shards: Iterable[int]) -> bool:
         return not repo.status(data_files) and not run_git(ws.root, "diff", "HEAD", "--name-only", "--", *data_files, "dvc.lock")
 
 
+def require_committed(ws: Workspace, shards: Iterable[int]) -> None:
+    """Return if the packs and manifests are what the present revision names: a change that nobody committed is a mistake, or worse.
+
+    Raises:
+        StateError: they aren't.
+    """
+    if not is_committed(ws, shards):
+        raise StateError(f"{ws.root}: packs or manifests were changed since their revision; undo it with: dvc checkout, or: lethe build")
+
+
 def data_revision(ws: Workspace) -> Revision:
     """The present revision.
 

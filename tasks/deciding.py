@@ -14,7 +14,7 @@ from cdm_core.quality_gate import GateResult
 from tasks.audit_log import AuditSummary, Verdict, end_run, open_run
 from tasks.case import Case, Served, read_served
 from tasks.clock import utc_now
-from tasks.compositions import load_composition
+from tasks.compositions import load_composition, replace_experts
 from tasks.evaluation import PictureRequest
 from tasks.ledger import Ledger
 from tasks.release import (
@@ -95,6 +95,8 @@ def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Map
         "gate": asdict(gate),
         "record": record.name,
         "run_id": run_id,
+        "kind": work.kind,
+        "shards_hit": list(work.shards_hit),
     }
     return read_served(case.finish("decided", body, status=None if is_pass else "needs_review"))
 
@@ -111,32 +113,48 @@ def review(case: Case, *, accept: bool, reason: str) -> Mapping[str, Json]:
         raise StateError(f"{case.request_id}: no such request")
     if stored.status != "needs_review" or decided is None or serving is None:
         raise StateError(f"{case.request_id}: waits for no review; its status is {stored.status}")
-    candidate = read_served(decided)
-    composition = load_composition(case.ws, candidate.composition)
-    content = {
+    candidate = recompose(case, decided, serving[1])
+    version = read_served(decided).version
+    if accept and candidate.digest != read_served(decided).composition:
+        # Something else was promoted meanwhile: the accepted experts join what serves now.
+        run_id, purpose = str(decided["run_id"]), parse_purpose(decided)
+        version = register(case.ws, candidate, run_id=run_id, purpose=purpose, step_key=case.step_key("review"))
+    content: dict[str, Json] = {
         "decision": "accepted" if accept else "rejected",
         "reason": reason,
         "serving_version": serving[0],
-        "reviewed_version": candidate.version,
+        "reviewed_version": read_served(decided).version,
         "reviewed_record": decided["record"],
     }
-    record = sign_record(
-        case.ws, "review", composition, version=candidate.version, step_key=case.step_key("review"), now=utc_now(), content=content
-    )
-    log_review(case.ws, str(decided["run_id"]), str(content["decision"]), candidate.version, record)
+    record = sign_record(case.ws, "review", candidate, version=version, step_key=case.step_key("review"), now=utc_now(), content=content)
+    log_review(case.ws, str(decided["run_id"]), str(content["decision"]), version, record)
     if accept:
-        promote_version(case.ws, ledger, candidate.version, expected=serving[0], request_id=case.request_id, now=utc_now())
+        promote_version(case.ws, ledger, version, expected=serving[0], request_id=case.request_id, now=utc_now())
     case.finish("reviewed", {"decision": content["decision"], "record": record.name})
     records = [*_records_of(stored.answer), str(record)]
     answer = {
         **(stored.answer or {}),
         "request_id": case.request_id,
         "status": "completed" if accept else "rejected",
-        "model_version": candidate.version if accept else serving[0],
+        "model_version": version if accept else serving[0],
         "audit_records": records,
     }
     ledger.set_status(case.request_id, "completed" if accept else "rejected", answer)
     return answer
+
+
+def recompose(case: Case, decided: Mapping[str, Json], serving: Composition) -> Composition:
+    """The serving composition with the decided experts of the hit shards: the candidate itself, unless another was promoted meanwhile."""
+    candidate, hit = load_composition(case.ws, read_served(decided).composition), decided["shards_hit"]
+    assert isinstance(hit, Sequence), "we wrote it"
+    shards = {int(str(shard)) for shard in hit}
+    experts = [expert for expert in candidate.experts if expert.shard in shards]
+    return replace_experts(case.ws.settings(), serving, shards, experts)
+
+
+def parse_purpose(decided: Mapping[str, Json]) -> Literal["forget", "learn"]:
+    """Which flow decided."""
+    return "learn" if decided["kind"] == "learn" else "forget"
 
 
 def audit_run(case: Case, kind: Literal["forget", "learn"]) -> str:

@@ -33,6 +33,7 @@ from cdm_core.mixing import draw_expert
 from cdm_core.moments import Moments, compute_moments
 from cdm_core.quality_gate import GateResult, GeneratedFeatures, judge_quality
 from cdm_core.serving import CENTROIDS_NAME, load_composed_model
+from cdm_core.settings import EvaluationSettings
 from tasks.files import write_atomically
 from tasks.manifest_store import load_manifest
 from tasks.packs import load_pictures
@@ -120,20 +121,17 @@ def _look_at(workspace: Workspace, manifest: pd.DataFrame, extractor: FeatureExt
 
 
 def choose_pictures(manifests: Mapping[int, pd.DataFrame], *, num: int, seed: int) -> list[PictureRequest]:
-    """What evaluation asks of every model of the same manifests; empty without any sample."""
+    """What evaluation asks of every model of the same manifests; without any sample, pictures of no caption."""
     shards = [
         Expert(shard=shard, adapter=Digest(""), samples=len(frame), centroids=None)
         for shard, frame in sorted(manifests.items())
         if len(frame)
     ]
-    if not shards:
-        return []
     captions = {shard.shard: sorted(set(manifests[shard.shard]["caption"])) for shard in shards}
     chosen = []
     for number in range(num):
         picture_seed = derive_seed("evaluation", seed, number)
-        shard = shards[draw_expert(shards, picture_seed)].shard
-        caption = _draw_caption(captions[shard], picture_seed)
+        caption = _draw_caption(captions[shards[draw_expert(shards, picture_seed)].shard], picture_seed) if shards else ""
         chosen.append(PictureRequest(seed=picture_seed, caption=caption))
     return chosen
 
@@ -231,14 +229,35 @@ def load_generated(workspace: Workspace, composition: Composition, pictures: lis
 def judge_compositions(
     workspace: Workspace, before: Composition, after: Composition, pictures: list[PictureRequest], moments_files: list[Path]
 ) -> GateResult:
-    """The quality gate between two compositions whose pictures are cached. Run it in a process of one thread."""
+    """The quality gate between two compositions whose pictures are cached. Run it in a process of one thread.
+
+    Fewer than two samples left to compare with is inconclusive, not an error: whoever asks to be forgotten last is forgotten too.
+    """
     evaluation = workspace.settings().evaluation
     reference = _sum_moments(moments_files)
+    if reference.count < 2:
+        return _without_reference(reference.count, evaluation)
     seeds = torch.tensor([picture.seed for picture in pictures])
     old, new = (
         GeneratedFeatures(features=load_generated(workspace, composition, pictures)[1], seeds=seeds) for composition in (before, after)
     )
     return judge_quality(old, new, build_frechet_reference(reference), num_blocks=evaluation.blocks, margin=evaluation.margin)
+
+
+def _without_reference(num_samples_left: int, evaluation: EvaluationSettings) -> GateResult:
+    return GateResult(
+        verdict="inconclusive",
+        fd_before=0.0,
+        fd_after=0.0,
+        change=0.0,
+        upper_bound=0.0,
+        standard_error=0.0,
+        margin=evaluation.margin,
+        margin_absolute=0.0,
+        num_samples=evaluation.samples,
+        num_blocks=evaluation.blocks,
+        reason=f"a distance needs two samples to compare with, and {num_samples_left} are left",
+    )
 
 
 def gate_to_json(gate: GateResult) -> dict[str, float | int | str]:
@@ -269,7 +288,8 @@ def erase_descriptions_but(workspace: Workspace, descriptions: list[ShardDescrip
 def _erase_but(folder: Path, keep: set[str]) -> int:
     doomed = [path for path in folder.glob("*") if path.name not in keep]
     for path in doomed:
-        path.unlink(missing_ok=True)
+        if not path.is_dir():  # nothing here makes folders; one is reported, not walked into
+            path.unlink(missing_ok=True)
     if left := [path.name for path in folder.glob("*") if path.name not in keep]:
         raise VerificationError(f"{folder}: {left[0]} is still there after its erasure")
     return len(doomed)

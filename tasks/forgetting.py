@@ -16,7 +16,7 @@ from tasks.case import Case, Served, read_served
 from tasks.checkpoints import CheckpointStore
 from tasks.clock import utc_now
 from tasks.compositions import expert_of, load_composition, replace_experts, save_composition
-from tasks.data_versions import commit_data, commit_training, data_revision
+from tasks.data_versions import commit_data, commit_training, data_revision, require_committed
 from tasks.deciding import Judged, Work, audit_run, decide
 from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, prefix_rows
 from tasks.ledger import Ledger
@@ -34,7 +34,7 @@ def plan_request(case: Case) -> ForgetPlan:
 
     Raises:
         RequestRefusedError: the request names nothing that is here.
-        StateError: nothing has been built.
+        StateError: nothing has been built, or the data isn't that of its revision.
     """
     if case.find("planned") and (kept := load_plan(case.ws, case.request_id)):
         return kept
@@ -42,6 +42,7 @@ def plan_request(case: Case) -> ForgetPlan:
     serving = champion_composition(case.ws)
     if stored is None or serving is None:
         raise StateError(f"request {case.request_id}: there is no model to forget from; run: lethe build")
+    require_committed(case.ws, case.ws.settings().shard_ids)
     received = case.find("received")
     assert stored.content is not None, "the bytes of an open request are kept"
     assert received is not None, "a stored request was received"

@@ -10,7 +10,7 @@ from tasks.arrivals import Arrival, store_arrival
 from tasks.case import Case, Served, read_served
 from tasks.clock import utc_now
 from tasks.compositions import expert_of, load_composition, replace_experts, save_composition
-from tasks.data_versions import commit_training, data_revision
+from tasks.data_versions import commit_training, data_revision, require_committed
 from tasks.deciding import Judged, Work, audit_run, close_run, decide
 from tasks.evaluation import PictureRequest, ShardDescription
 from tasks.ledger import Ledger
@@ -23,7 +23,7 @@ def receive_arrival(ws: Workspace, arrival: Arrival) -> Case:
     """Record the arrival in the ledger and store its samples.
 
     Raises:
-        StateError: nothing has been built.
+        StateError: nothing has been built, or the data isn't that of its revision.
     """
     serving = champion_composition(ws)
     if serving is None:
@@ -31,6 +31,7 @@ def receive_arrival(ws: Workspace, arrival: Arrival) -> Case:
     case, ledger = Case(ws, arrival.request_id), Ledger(ws)
     ledger.receive(arrival.request_id, "arrival", arrival.digest, b"", utc_now())
     if case.find("planned") is None:
+        require_committed(ws, ws.settings().shard_ids)
         before: dict[str, Json] = {"version": serving[0], "composition": serving[1].digest, "dvc_revision": data_revision(ws)}
         place: dict[str, Json] = {"owner_key": arrival.owner_key, "shard": arrival.shard, "stage": arrival.stage}
         case.finish("planned", {**before, **place, "samples": len(arrival.samples)}, status="planned")

@@ -28,16 +28,23 @@ def find_image_files(request: DeletionRequest, folder: Path) -> dict[str, bytes]
     """The bytes of the pictures that a request names by file, relative to the request's folder.
 
     Raises:
-        RequestRefusedError: a file is missing, too large, or a link that leads out of the folder.
+        RequestRefusedError: a file is missing, can't be read, is too large, or is a link that leads out of the folder.
     """
     found = {}
     for name in request.image_files:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise RequestRefusedError(f"{request.request_id}: image_files: {name}: leads out of the request's folder", reason="path_escape")
-        if not path.is_file():
-            raise RequestRefusedError(f"{request.request_id}: image_files: {name}: no such file", reason="image_missing")
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise RequestRefusedError(f"{request.request_id}: image_files: {name}: over {MAX_IMAGE_BYTES:,} bytes", reason="too_large")
-        found[name] = path.read_bytes()
+        try:
+            found[name] = _read_image(folder, name, f"{request.request_id}: image_files: {name}")
+        except (OSError, RuntimeError) as error:  # a name too long, a link to itself, a file that may not be read
+            raise RequestRefusedError(f"{request.request_id}: image_files: {name[:80]}: can't be read", reason="image_missing") from error
     return found
+
+
+def _read_image(folder: Path, name: str, where: str) -> bytes:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise RequestRefusedError(f"{where}: leads out of the request's folder", reason="path_escape")
+    if not path.is_file():
+        raise RequestRefusedError(f"{where}: no such file", reason="image_missing")
+    if path.stat().st_size > MAX_IMAGE_BYTES:
+        raise RequestRefusedError(f"{where}: over {MAX_IMAGE_BYTES:,} bytes", reason="too_large")
+    return path.read_bytes()

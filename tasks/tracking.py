@@ -23,6 +23,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.entities import PagedList
 
 from cdm_core.errors import StateError
+from tasks.tracking_addresses import adopt_addresses
 from tasks.workspace import Workspace
 
 EXPERIMENT = "lethe"
@@ -40,13 +41,14 @@ def store_uri(ws: Workspace) -> str:
 
 
 def client(ws: Workspace) -> MlflowClient:
-    """A client of the workspace's store, for tracking and registry alike.
+    """A client of the workspace's store, for tracking and registry alike; a workspace that was moved takes its artifacts along.
 
     Raises:
         StateError: the database isn't there; MLflow would otherwise create an empty one in silence.
     """
     if not (ws.mlflow / "mlflow.db").is_file():
         raise StateError(f"{ws.mlflow}: no MLflow database; make the workspace with: lethe init {ws.root}")
+    adopt_addresses(ws.mlflow / "mlflow.db", EXPERIMENT, ws.mlflow / "artifacts")
     return MlflowClient(tracking_uri=store_uri(ws), registry_uri=store_uri(ws))
 
 
@@ -55,6 +57,8 @@ def create_tracking(ws: Workspace) -> None:
     artifacts = ws.mlflow / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
     fresh = MlflowClient(tracking_uri=store_uri(ws), registry_uri=store_uri(ws))
+    fresh.search_experiments(max_results=1)  # creates the tables
+    adopt_addresses(ws.mlflow / "mlflow.db", EXPERIMENT, artifacts)
     if fresh.get_experiment_by_name(EXPERIMENT) is None:
         fresh.create_experiment(EXPERIMENT, artifact_location=artifacts.as_uri())
     try:

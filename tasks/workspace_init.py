@@ -127,9 +127,7 @@ def _group_by_owner(pictures: Iterable[SourcePicture], secret: bytes, partition:
     return owners
 
 
-def _fill(
-    ws: Workspace, home: Path, partition: Partition, owners: list[_Owner], progress: Callable[[int, int], None]
-) -> InitSummary:
+def _fill(ws: Workspace, home: Path, partition: Partition, owners: list[_Owner], progress: Callable[[int, int], None]) -> InitSummary:
     init_repository(ws, home)
     write_atomically(ws.root / "dvc.yaml", shipped_file("dvc.yaml").read_bytes())
     write_atomically(ws.root / "params.yaml", _params(partition))

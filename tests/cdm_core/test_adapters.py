@@ -97,25 +97,25 @@ def test_what_is_written_is_read_and_not_shared() -> None:
 
 
 def test_another_rank_is_refused() -> None:
-    with pytest.raises(VerificationError, match="^adapter: its tensors don't fit this backbone and rank$"):
+    with pytest.raises(VerificationError, match=r"^adapter: its tensors don't fit this backbone and rank$"):
         write_adapter(attach_adapter(tiny_backbone(), 4), make_adapter(1))
 
 
 def test_an_adapter_of_another_network_is_refused() -> None:
-    with pytest.raises(VerificationError, match="^adapter: its tensors don't fit this backbone and rank$"):
+    with pytest.raises(VerificationError, match=r"^adapter: its tensors don't fit this backbone and rank$"):
         merge_adapter(load_backbone(), make_adapter(1))
 
 
 def test_a_tensor_too_few_is_refused() -> None:
     trained = make_adapter(1)
     trained.pop(next(iter(trained)))
-    with pytest.raises(VerificationError, match="^adapter: its tensors don't fit this backbone and rank$"):
+    with pytest.raises(VerificationError, match=r"^adapter: its tensors don't fit this backbone and rank$"):
         merge_adapter(tiny_backbone(), trained)
 
 
 @pytest.mark.parametrize("tensors", [{}, {"weight": torch.ones(2)}, {"x.lora_A.weight": torch.tensor(1.0)}])
 def test_an_adapter_without_rank_is_refused(tensors: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(VerificationError, match="^adapter: it has no down-projections$"):
+    with pytest.raises(VerificationError, match=r"^adapter: it has no down-projections$"):
         merge_adapter(tiny_backbone(), tensors)
 
 
@@ -126,5 +126,5 @@ def test_the_rank_is_read_from_the_tensors(rank: int) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      junk", b"\xff" * 16])
 def test_other_bytes_are_refused(content: bytes) -> None:
-    with pytest.raises(VerificationError, match="^adapter: not safetensors: "):
+    with pytest.raises(VerificationError, match=r"^adapter: not safetensors: "):
         adapter_from_bytes(content)

@@ -12,9 +12,7 @@ from cdm_core.settings import SamplingSettings
 
 SAMPLING = SamplingSettings(steps=12, guidance_scale=1.5, method="shard_per_image")
 DIGESTS = st.binary(max_size=3).map(sha256_digest)
-EXPERTS = st.builds(
-    Expert, shard=st.integers(0, 999), adapter=DIGESTS, samples=st.integers(1, 10_000), centroids=st.none() | DIGESTS
-)
+EXPERTS = st.builds(Expert, shard=st.integers(0, 999), adapter=DIGESTS, samples=st.integers(1, 10_000), centroids=st.none() | DIGESTS)
 
 
 def expert(shard: int, samples: int = 5) -> Expert:
@@ -59,7 +57,7 @@ def test_restricting_to_a_shard_that_is_not_there_is_refused() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="^method 'median' is not one of shard_per_image, knn, average, random$"):
+    with pytest.raises(InvalidInputError, match=r"^method 'median' is not one of shard_per_image, knn, average, random$"):
         parse_method("median")
 
 

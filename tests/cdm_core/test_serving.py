@@ -23,9 +23,7 @@ def adapters(tmp_path: Path) -> dict[int, Path]:
 
 @pytest.fixture
 def centroids(tmp_path: Path) -> dict[int, Path]:
-    return {
-        shard: write(tmp_path / f"centroids-{shard}", save({CENTROIDS_NAME: torch.full((1, 128), float(shard))})) for shard in SAMPLES
-    }
+    return {shard: write(tmp_path / f"centroids-{shard}", save({CENTROIDS_NAME: torch.full((1, 128), float(shard))})) for shard in SAMPLES}
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -85,7 +83,7 @@ def test_a_tampered_adapter_is_refused(adapters: dict[int, Path], position: int)
 
 
 def test_another_shards_adapter_is_refused(adapters: dict[int, Path]) -> None:
-    with pytest.raises(VerificationError, match="^adapter of shard 0: adapter-2 is not the file of digest"):
+    with pytest.raises(VerificationError, match=r"^adapter of shard 0: adapter-2 is not the file of digest"):
         load(make_composition(tiny_backbone(), SAMPLES), {0: adapters[2], 2: adapters[0]})
 
 
@@ -97,7 +95,7 @@ def test_a_missing_adapter_is_refused(adapters: dict[int, Path], is_named: bool)
 
 
 def test_another_backbone_is_refused(adapters: dict[int, Path]) -> None:
-    with pytest.raises(VerificationError, match="^composition: made for another backbone than the one installed$"):
+    with pytest.raises(VerificationError, match=r"^composition: made for another backbone than the one installed$"):
         load(make_composition(tiny_backbone(1), SAMPLES), adapters)
 
 
@@ -109,7 +107,7 @@ def test_by_default_the_shipped_backbone_serves() -> None:
 
 def test_a_malformed_composition_is_refused(adapters: dict[int, Path]) -> None:
     content = make_composition(tiny_backbone(), SAMPLES).to_bytes()
-    with pytest.raises(VerificationError, match="^composition: not a lethe/composition/v1 document"):
+    with pytest.raises(VerificationError, match=r"^composition: not a lethe/composition/v1 document"):
         load_composed_model(content[:-1], adapters, None, tiny_backbone())
 
 
@@ -125,17 +123,17 @@ def test_knn_reads_the_centroids(adapters: dict[int, Path], centroids: dict[int,
 
 
 def test_knn_with_a_stopped_shard_is_refused(adapters: dict[int, Path]) -> None:
-    with pytest.raises(StateError, match="^knn: shard 0 has no centroids while it is stopped; use another method$"):
+    with pytest.raises(StateError, match=r"^knn: shard 0 has no centroids while it is stopped; use another method$"):
         load(make_composition(tiny_backbone(), SAMPLES, "knn"), adapters)
 
 
 def test_tampered_centroids_are_refused(adapters: dict[int, Path], centroids: dict[int, Path]) -> None:
     composition = knn_composition(centroids)
     centroids[0].write_bytes(centroids[2].read_bytes())
-    with pytest.raises(VerificationError, match="^centroids of shard 0: centroids-0 is not the file of digest"):
+    with pytest.raises(VerificationError, match=r"^centroids of shard 0: centroids-0 is not the file of digest"):
         load(composition, adapters, centroids)
 
 
 def test_missing_centroids_are_refused(adapters: dict[int, Path], centroids: dict[int, Path]) -> None:
-    with pytest.raises(VerificationError, match="^centroids of shard 0: no file for digest"):
+    with pytest.raises(VerificationError, match=r"^centroids of shard 0: no file for digest"):
         load(knn_composition(centroids), adapters)

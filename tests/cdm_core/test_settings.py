@@ -111,13 +111,13 @@ def test_a_value_out_of_range_is_named(key: str, value: object) -> None:
     ],
 )
 def test_what_is_not_yaml_is_refused_in_one_line(content: bytes) -> None:
-    with pytest.raises(InvalidInputError, match="^params.yaml: not YAML: [^\n]+$"):
+    with pytest.raises(InvalidInputError, match=r"^params\.yaml: not YAML: [^\n]+$"):
         parse_settings(content, "params.yaml")
 
 
 @pytest.mark.parametrize("content", [b"", b"42", b"- a", b"text"])
 def test_what_is_no_mapping_is_refused_in_one_line(content: bytes) -> None:
-    with pytest.raises(InvalidInputError, match="^params.yaml: document: [^\n]+$"):
+    with pytest.raises(InvalidInputError, match=r"^params\.yaml: document: [^\n]+$"):
         parse_settings(content, "params.yaml")
 
 

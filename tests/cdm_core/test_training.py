@@ -79,7 +79,7 @@ def trained() -> Store:
         pytest.param(["a1", "a2", "a3", "a4"], 0, id="an owner in every stage"),
         pytest.param(["b2", "b3", "c2"], 1, id="two owners"),
         pytest.param(["a3", "b2", "b3"], 1, id="a whole stage"),
-        pytest.param(sum(PLAN, []), 0, id="the whole shard"),
+        pytest.param([name for stage in PLAN for name in stage], 0, id="the whole shard"),
     ],
 )
 def test_resumed_after_a_deletion_equals_trained_from_scratch_without_the_samples(
@@ -104,7 +104,7 @@ def test_resumed_after_a_deletion_equals_trained_from_scratch_without_the_sample
 def test_resumed_equals_scratch_whatever_is_deleted(sizes: list[int], removed: st.DataObject) -> None:
     short = SETTINGS.model_copy(update={"epochs": 1})
     plan = [[f"{stage}-{number}" for number in range(size)] for stage, size in enumerate(sizes)]
-    gone = removed.draw(st.sets(st.sampled_from(sum(plan, [])), min_size=1), label="removed")
+    gone = removed.draw(st.sets(st.sampled_from([name for stage in plan for name in stage]), min_size=1), label="removed")
     first_hit = next(stage for stage, names in enumerate(plan) if gone & set(names))
     store, _, _ = train_chain(tiny_backbone(), plan, short)
     resumed, keys, reused = train_chain(tiny_backbone(), without(plan, gone), short, store)
@@ -159,11 +159,11 @@ def test_global_generators_are_neither_read_nor_moved() -> None:
     digests = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002  # the global one is meant
+        states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()  # the global one is meant
         digests.append(train_once(samples))
         assert torch.equal(torch.get_rng_state(), states[0])
         assert random.getstate() == states[1]
-        assert np.random.get_state()[1].tobytes() == states[2]  # noqa: NPY002
+        assert np.random.get_state()[1].tobytes() == states[2]
     assert digests[0] == digests[1]
 
 
@@ -301,6 +301,4 @@ def test_an_adapter_of_another_rank_is_refused() -> None:
     backbone = tiny_backbone()
     other = initial_adapter(attach_adapter(backbone, 4), SHARD)
     with pytest.raises(VerificationError, match="adapter: its tensors don't fit this backbone and rank"):
-        train_stage(
-            backbone, attach_adapter(backbone, 2), other, make_samples(["a"]), StagePosition(shard=SHARD, stage=0), SETTINGS
-        )
+        train_stage(backbone, attach_adapter(backbone, 2), other, make_samples(["a"]), StagePosition(shard=SHARD, stage=0), SETTINGS)

@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,27 +40,33 @@ class Served:
     log: Path
 
     def ask(self, path: str, method: str = "POST") -> Any:
-        """What Prefect's API answers."""
+        """What Prefect's API answers; 503 means that its database is locked for the moment."""
         body, headers = (b"{}", {"content-type": "application/json"}) if method == "POST" else (None, {})
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/{path}", data=body, headers=headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            content = answer.read()
-        return json.loads(content) if content else None
+        for _ in range(20):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                time.sleep(0.5)
+        raise AssertionError(f"{path}: still unavailable")
 
-    def runs_of(self, item: str) -> list[dict[str, Any]]:
-        return [run for run in self.ask("flow_runs/filter") if run["parameters"].get("item") == item]
+    def run_of(self, item: str) -> dict[str, Any]:
+        """The flow run that was told to take in the item."""
+        (run,) = [run for run in self.ask("flow_runs/filter") if run["parameters"].get("item") == item]
+        return run
 
-    def outcome(self, place: str, kind: str, *, but: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
-        """The next document of that kind in done/ or refused/, waited for."""
+    def outcome(self, place: str, kind: str, nth: int = 1) -> dict[str, Any]:
+        """The nth document of that kind in done/ or refused/, waited for."""
 
-        def find() -> dict[str, Any] | None:
-            for path in (self.ws.inbox / place).glob(f"{kind}-*.json"):
-                if path.stem not in but:
-                    found: dict[str, Any] = json.loads(path.read_text())
-                    return found
-            return None
+        def find() -> Path | None:
+            paths = sorted((self.ws.inbox / place).glob(f"{kind}-*.json"), key=lambda path: path.stat().st_mtime)
+            return paths[nth - 1] if len(paths) >= nth else None
 
-        return self.wait_for(find)
+        document: dict[str, Any] = json.loads(self.wait_for(find).read_text())
+        return document
 
     def wait_for(self, find: Callable[[], _Found | None], seconds: float = 300) -> _Found:
         """What `find` finds, as soon as it does."""
@@ -84,6 +92,16 @@ class Served:
                 found += ids
                 left += ids
         return found
+
+
+def are_gone(processes: list[int]) -> bool:
+    """Whether they all end within seconds."""
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def free_port() -> int:
