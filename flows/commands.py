@@ -103,14 +103,18 @@ def run_plan(directory: Path, file: Path) -> Document:
 
 
 def run_submit(directory: Path, file: Path) -> Document:
-    """Receive a request file and forget what it names."""
+    """Receive a request file and forget what it names.
+
+    A refused request of a bulk file doesn't keep the others from being carried out; its answer says so.
+    """
     from tasks.intake import receive_file
     from tasks.ledger import Ledger
 
     ws = open_for_flow(directory)
     received = receive_file(ws, Ledger(ws), file, utc_now())
-    answers = [forget_received(ws, request.request_id, show_progress=True) for request in received.requests]
-    return answers[0] if len(answers) == 1 else {"requests": answers}
+    if len(received.requests) == 1:
+        return forget_received(ws, received.requests[0].request_id, show_progress=True)
+    return {"requests": [_forget_or_explain(ws, request.request_id) for request in received.requests]}
 
 
 def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> Document:
@@ -119,27 +123,39 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> D
     Raises:
         RequestRefusedError: it was refused, now or before.
     """
+    if (answer := _earlier_answer(ws, request_id)) is not None:
+        return answer
+    totals = {"steps": None, "reference pictures": None, "evaluation pictures": 2 * ws.settings().evaluation.samples}
+    with flow_session(ws, totals if show_progress else None):
+        if (answer := _earlier_answer(ws, request_id)) is not None:
+            return answer  # given while this process waited for the flow's lock
+        from flows.forget import forget
+        from flows.resume import finish_interrupted
+        from tasks.planning import refuse_request
+
+        finish_interrupted(ws, but=request_id)
+        try:
+            return dict(forget(str(ws.root), request_id))
+        except RequestRefusedError as error:
+            refuse_request(ws, request_id, error, utc_now())
+            raise
+
+
+def _earlier_answer(ws: Workspace, request_id: str) -> Document | None:
     from tasks.ledger import Ledger
 
     stored = Ledger(ws).request(request_id)
     assert stored is not None, "receiving stores a request"
     if stored.status == "refused" and stored.answer is not None:
         raise RequestRefusedError(str(stored.answer["message"]), reason=str(stored.answer["reason"]))
-    if stored.answer is not None:
-        return dict(stored.answer)
-    totals = {"steps": None, "reference pictures": None, "evaluation pictures": 2 * ws.settings().evaluation.samples}
+    return None if stored.answer is None else dict(stored.answer)
+
+
+def _forget_or_explain(ws: Workspace, request_id: str) -> Document:
     try:
-        with flow_session(ws, totals if show_progress else None):
-            from flows.forget import forget
-            from flows.resume import finish_interrupted
-
-            finish_interrupted(ws, but=request_id)
-            return dict(forget(str(ws.root), request_id))
-    except (RequestRefusedError, InvalidInputError) as error:
-        from tasks.planning import refuse_request
-
-        refuse_request(ws, request_id, error, utc_now())
-        raise
+        return forget_received(ws, request_id, show_progress=True)
+    except RequestRefusedError as error:
+        return {"request_id": request_id, "status": "refused", "reason": error.reason, "message": str(error)}
 
 
 def run_learn(directory: Path, folder: Path, owner: str, tier: int | None) -> Document:

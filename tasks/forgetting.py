@@ -91,7 +91,7 @@ def stop_serving(case: Case) -> Served:
     record = sign_record(case.ws, "stop", stopped, version=version, step_key=case.step_key("stop"), now=now, content=content)
     note = f"Stopped: version {version} serves, composed from checkpoints that never saw the data. Retraining goes on."
     log_stop(case.ws, run_id, note, version, record)
-    promote_version(case.ws, ledger, version, expected=before.version, request_id=case.request_id, now=now)
+    promote_version(case.ws, ledger, version, expected=before.version, request_id=case.request_id, now=utc_now())
     seconds = (utc_now() - _planned_at(case)).total_seconds()
     body: dict[str, Json] = {"version": version, "composition": stopped.digest, "seconds": seconds, "record": record.name}
     return read_served(case.finish("stopped", body, status="stopped"))

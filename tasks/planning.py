@@ -14,7 +14,7 @@ import pandas as pd
 
 from cdm_core.chain import first_changed_stage
 from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
-from cdm_core.errors import LetheError, RequestRefusedError
+from cdm_core.errors import InvalidInputError, RequestRefusedError
 from cdm_core.manifests import drop_samples, find_samples
 from cdm_core.partition import OwnerKey, compute_owner_key
 from cdm_core.requests import DeletionRequest
@@ -132,12 +132,11 @@ def load_plan(ws: Workspace, request_id: str) -> ForgetPlan | None:
     return ForgetPlan(**document | {"owners": tuple(document["owners"])}, shards=shards, hits=hits, duplicates_elsewhere=elsewhere)
 
 
-def refuse_request(ws: Workspace, request_id: str, error: LetheError, now: datetime) -> None:
+def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, now: datetime) -> None:
     """Record that a received request was refused, and why; its bytes and pictures are erased, its id stays taken."""
-    reason = error.reason if isinstance(error, RequestRefusedError) else "bad_input"
     ledger = Ledger(ws)
-    ledger.append("refused", request_id, {"reason": reason}, now)
-    ledger.set_status(request_id, "refused", {"request_id": request_id, "status": "refused", "reason": reason, "message": str(error)})
+    ledger.append("refused", request_id, {"reason": error.reason}, now)
+    ledger.set_status(request_id, "refused", {"request_id": request_id, "status": "refused", "reason": error.reason, "message": str(error)})
     ledger.forget_content(request_id)
     erase_plan(ws, request_id)
     erase_folder(images_folder(ws, request_id))
@@ -191,7 +190,10 @@ def _image_sample_ids(request: DeletionRequest, folder: Path) -> set[str]:
     """A picture matches as it is stored, or as it would be stored after ingest's normalisation."""
     found: set[str] = set()
     for name, content in find_image_files(request, folder).items():
-        found |= {sha256_digest(content), sha256_digest(normalise_picture(content, name))}
+        try:
+            found |= {sha256_digest(content), sha256_digest(normalise_picture(content, name))}
+        except InvalidInputError as error:
+            raise RequestRefusedError(f"request {request.request_id}: image_files: {error}", reason="bad_image") from error
     return found
 
 

@@ -159,7 +159,8 @@ def test_what_a_stop_cut_short_is_finished_by_the_next_start(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_server_that_cannot_start_is_reported(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", "before")  # set while starting, put back afterwards
     ws = Workspace(tmp_path)
     ws.prefect.mkdir(parents=True)
     (ws.prefect / "prefect.db").write_text("not a database " * 1000)
