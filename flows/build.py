@@ -26,6 +26,7 @@ from tasks.clock import utc_now
 from tasks.compositions import compose, expert_of, save_composition
 from tasks.data_versions import commit_data, commit_training
 from tasks.ledger import Ledger
+from tasks.promotion import PREPARED
 from tasks.release import (
     adapters_by_shard,
     champion_composition,
@@ -98,7 +99,10 @@ def release(
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},
         "artifacts": data_artifacts(ws, candidate.shards),
     }
-    record = sign_record(ws, "build", candidate, version=version, step_key=step_key, now=now, content=content)
+    is_new = serving is None or serving[0] != version
+    replaced = (serving[0] if serving else None) if is_new else _replaced_before(ledger)
+    record_key = step_key if replaced is None else f"{step_key}:{replaced}"
+    record = sign_record(ws, "build", candidate, version=version, step_key=record_key, now=now, content=content)
     summary = AuditSummary(
         kind="build",
         request_id=None,
@@ -118,7 +122,8 @@ def release(
     )
     grids = draw_grids(ws, evaluation_pictures(root), {"before": bare, "after": candidate}, filed_under=candidate)
     log_release(ws, run_id, summary, gate, grids, [record])
-    promote_version(ws, ledger, version, expected=serving[0] if serving else None, request_id=None, now=now)
+    if is_new:
+        promote_version(ws, ledger, version, expected=replaced, request_id=None, now=now)
     end_run(ws, run_id, "FINISHED")
     rows: list[Json] = [
         {"shard": s.shard, "samples": s.samples, "steps": s.steps, "steps_full": s.steps_full, "adapter": s.adapter} for s in trained
@@ -131,3 +136,10 @@ def release(
         "audit_record": str(record),
         "mlflow_run_id": run_id,
     }
+
+
+def _replaced_before(ledger: Ledger) -> int | None:
+    """The version that the last build replaced: building once more what serves finds that build's record."""
+    prepared = ledger.last(PREPARED, None)
+    expected = prepared.body["expected"] if prepared else None
+    return int(str(expected)) if expected is not None else None

@@ -1,8 +1,10 @@
-"""The Prefect server of `lethe serve`: one process in a session of its own, gone when we are, however we end.
+"""The Prefect server of `lethe serve`, and of a command that runs a flow while nothing serves: one process in a session of its own, gone
+when we are, however we end. The server that Prefect would start by itself outlives a command that is killed, and holds its pipes open.
 
 Leases of concurrency slots lie on disk: in memory, the default, a slot that was taken when the server stopped would never be free again.
 """
 
+import atexit
 import ctypes
 import os
 import signal
@@ -13,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 
@@ -51,10 +54,38 @@ def prefect_server(ws: Workspace, port: int) -> Iterator["subprocess.Popen[bytes
             _stop(server)
 
 
-def _start(ws: Workspace, port: int) -> "subprocess.Popen[bytes]":
+@contextmanager
+def session_server(ws: Workspace) -> Iterator[None]:
+    """Within, Prefect has a server: the one that is configured, else one of this process's own, started once and ended with it.
+
+    Raises:
+        StateError: it didn't come up.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings  # reads its own settings now
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    with temporary_settings({PREFECT_API_URL: _own_server(ws)}):
+        yield
+
+
+@cache
+def _own_server(ws: Workspace) -> str:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port = int(probe.getsockname()[1])
+    server = _start(ws, port, "--no-services", "--no-ui")
+    atexit.register(_stop, server)
+    _wait_until_healthy(server, port, str(_log(ws)))
+    return _api_url(port)
+
+
+def _start(ws: Workspace, port: int, *options: str) -> "subprocess.Popen[bytes]":
     configure_prefect(ws.prefect)
     environment = os.environ | {"PREFECT_API_URL": _api_url(port), "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(port)]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(port), *options]
+    ws.prefect.mkdir(parents=True, exist_ok=True)
     with _log(ws).open("wb") as output:
         return subprocess.Popen(
             command,

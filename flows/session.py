@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flows.console import progress_bars
 from flows.environment import configure_prefect
+from flows.prefect_server import session_server
 from tasks.locks import exclusive_lock
 from tasks.workers import Progress, ignore_progress, worker_pool
 from tasks.workspace import Workspace, open_workspace
@@ -15,7 +16,7 @@ from tasks.workspace import Workspace, open_workspace
 def flow_session(ws: Workspace, totals: Mapping[str, int | None] | None) -> Iterator[None]:
     """Hold the workspace's flow lock and an open worker pool; with totals, show progress bars."""
     configure_prefect(ws.prefect)
-    with exclusive_lock(ws.private / "flow.lock"), _bars(totals) as on_progress, worker_pool(on_progress=on_progress):
+    with exclusive_lock(ws.private / "flow.lock"), session_server(ws), _bars(totals) as on_progress, worker_pool(on_progress=on_progress):
         yield
 
 

@@ -48,8 +48,8 @@ class EventLog(Protocol):
 def promote(ws: Workspace, ledger: EventLog, version: int, *, expected: int | None, request_id: str | None, now: datetime) -> None:
     """Make `version` the champion in place of `expected` (None: there is no champion yet).
 
-    A promotion that the ledger holds as committed is done, even if a later one has replaced it: repeating a finished step must not
-    bring an older model back.
+    A request's promotion that the ledger holds as committed is done, even if a later one has replaced it: repeating a finished step must
+    not bring an older model back. A build belongs to no request and is meant whenever it's asked for.
 
     Raises:
         StateError: `version` isn't registered, the champion is neither `expected` nor `version`, or an earlier promotion can't be closed.
@@ -57,7 +57,7 @@ def promote(ws: Workspace, ledger: EventLog, version: int, *, expected: int | No
     store = tracking.client(ws)
     with promotion_lock(ws):
         _close_open_promotions(ws, ledger, now)
-        committed = ledger.events(request_id=request_id, kind=COMMITTED)
+        committed = ledger.events(request_id=request_id, kind=COMMITTED) if request_id is not None else []
         if any((event.body["version"], event.body["expected"]) == (version, expected) for event in committed):
             return
         body = {"version": version, "expected": expected, "step": get_version(store, version).tags["step_key"]}

@@ -22,7 +22,7 @@ from cdm_core.digests import Digest, json_digest, sha256_digest
 from cdm_core.errors import VerificationError
 from cdm_core.fingerprint import measure_fingerprint
 from cdm_core.settings import TrainingSettings
-from cdm_core.training import StagePosition, StageSamples, compute_denoising_loss, num_steps, order_samples, train_stage
+from cdm_core.training import StagePosition, StageSamples, _batches, compute_denoising_loss, num_steps, order_samples, train_stage
 
 SHARD = 3
 SETTINGS = TrainingSettings(rank=2, learning_rate=0.01, batch_size=3, epochs=2, caption_dropout=0.3)
@@ -255,6 +255,21 @@ def test_a_deletion_reorders_nothing_that_stays(names: set[str], epoch: int, rem
     rest = [name for name in everyone if name not in gone]
     order = [everyone[row] for row in order_samples(everyone, position, epoch)]
     assert [rest[row] for row in order_samples(rest, position, epoch)] == [name for name in order if name not in gone]
+
+
+def test_a_deletion_changes_neither_noise_nor_time_of_what_stays() -> None:
+    def draws(names: list[str]) -> dict[bytes, tuple[bytes, float]]:
+        batches = list(_batches(tiny_backbone(), make_samples(names), StagePosition(shard=SHARD, stage=1), SETTINGS))
+        return {
+            latent.numpy().tobytes() + bytes([epoch]): (noise.numpy().tobytes(), float(time))
+            for epoch in range(SETTINGS.epochs)
+            for batch in batches[epoch * len(batches) // 2 : (epoch + 1) * len(batches) // 2]
+            for latent, noise, time in zip(batch.latents, batch.noise, batch.time, strict=True)
+        }
+
+    before, after = draws(["a", "b", "c", "d", "e"]), draws(["a", "c", "e"])
+    assert len(before) == len(set(before.values())) == 10
+    assert after.items() < before.items()
 
 
 def test_epochs_stages_and_shards_have_orders_of_their_own() -> None:

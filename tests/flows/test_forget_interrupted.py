@@ -100,19 +100,20 @@ def test_killed_while_retraining(built: Built, tmp_path: Path) -> None:
     request = signed_request(ws, tmp_path, owner_ids=[owner.owner_id])
     mark = str(uuid4())
     before = {path.name for path in ws.checkpoints.iterdir()}
-    process = _submit(ws, request, mark)
-    _wait(lambda: "removed" in event_kinds(ws, request.stem), process)
-    _wait(lambda: bool({path.name for path in ws.checkpoints.iterdir()} - before) or "decided" in event_kinds(ws, request.stem), process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with _submit(ws, request, mark) as process:
+        _wait(lambda: "removed" in event_kinds(ws, request.stem), process)
+        _wait(
+            lambda: bool({path.name for path in ws.checkpoints.iterdir()} - before) or "decided" in event_kinds(ws, request.stem), process
+        )
+        os.kill(process.pid, signal.SIGKILL)
     assert "decided" not in event_kinds(ws, request.stem), "killed too late: it was done with retraining"
-    _wait(lambda: not _processes_with(mark))
+    _wait(lambda: not _processes_with(mark))  # nothing that it started lives on
 
     stopped = champion(ws)
     assert stopped is not None
     assert parse_composition(composition_of(ws, stopped.version)).shards == (1, 2)
-    process = _submit(ws, request, mark)
-    out, err = process.communicate(timeout=300)
+    with _submit(ws, request, mark) as process:
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert b'"status": "completed"' in out
     _wait(lambda: not _processes_with(mark))
@@ -123,7 +124,9 @@ def test_killed_while_retraining(built: Built, tmp_path: Path) -> None:
         assert event_kinds(ws, request.stem).count(kind) == 1
     assert len(load_records(ws)) == 4
     composition = parse_composition(composition_of(ws, promoted[-1]))
-    assert [expert.adapter for expert in composition.experts] == [sha256_digest(adapter) for _, adapter in sorted(read_adapters(ws).items())]
+    assert [expert.adapter for expert in composition.experts] == [
+        sha256_digest(adapter) for _, adapter in sorted(read_adapters(ws).items())
+    ]
     # Prefect's own database was in the workspace this time.
     assert (ws.prefect / "prefect.db").is_file()
     gone = [*owner.sample_ids, *(picture.png for picture in owner.pictures), DOMAIN]
