@@ -100,8 +100,8 @@ def release(
         "artifacts": data_artifacts(ws, candidate.shards),
     }
     is_new = serving is None or serving[0] != version
-    replaced = (serving[0] if serving else None) if is_new else _replaced_before(ledger)
-    record_key = step_key if replaced is None else f"{step_key}:{replaced}"
+    # A model that was built before, and serves no more, is promoted once more: that has a record of its own.
+    record_key = f"{step_key}:{_num_promotions(ledger) + is_new}"
     record = sign_record(ws, "build", candidate, version=version, step_key=record_key, now=now, content=content)
     summary = AuditSummary(
         kind="build",
@@ -123,7 +123,7 @@ def release(
     grids = draw_grids(ws, evaluation_pictures(root), {"before": bare, "after": candidate}, filed_under=candidate)
     log_release(ws, run_id, summary, gate, grids, [record])
     if is_new:
-        promote_version(ws, ledger, version, expected=replaced, request_id=None, now=now)
+        promote_version(ws, ledger, version, expected=serving[0] if serving else None, request_id=None, now=now)
     end_run(ws, run_id, "FINISHED")
     rows: list[Json] = [
         {"shard": s.shard, "samples": s.samples, "steps": s.steps, "steps_full": s.steps_full, "adapter": s.adapter} for s in trained
@@ -138,8 +138,6 @@ def release(
     }
 
 
-def _replaced_before(ledger: Ledger) -> int | None:
-    """The version that the last build replaced: building once more what serves finds that build's record."""
-    prepared = ledger.last(PREPARED, None)
-    expected = prepared.body["expected"] if prepared else None
-    return int(str(expected)) if expected is not None else None
+def _num_promotions(ledger: Ledger) -> int:
+    """How many builds began to promote what they had made."""
+    return sum(event.request_id is None for event in ledger.events(kind=PREPARED))

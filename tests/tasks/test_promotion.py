@@ -80,11 +80,19 @@ def test_a_promotion_is_prepared_then_committed(three: CompositionMaker, log: Me
 def test_with_the_real_ledger(three: CompositionMaker) -> None:
     ledger = Ledger(three.ws)
     for _ in range(2):
-        promote(three.ws, ledger, 1, expected=None, request_id=None, now=NOW)
+        promote(three.ws, ledger, 1, expected=None, request_id="q", now=NOW)
         promote(three.ws, ledger, 2, expected=1, request_id="r", now=NOW)
         reconcile_promotions(three.ws, ledger, NOW)
     assert _champion(three) == 2
     assert [event.kind for event in ledger.events()] == ["promotion_prepared", "promotion_committed"] * 2
+
+
+def test_a_build_brings_an_earlier_model_back_whenever_it_is_asked_to(three: CompositionMaker) -> None:
+    ledger, champions = Ledger(three.ws), []
+    for version, expected in [(1, None), (2, 1), (1, 2), (2, 1)]:
+        promote(three.ws, ledger, version, expected=expected, request_id=None, now=NOW)
+        champions.append(_champion(three))
+    assert champions == [1, 2, 1, 2]
 
 
 def test_another_champion_than_expected_is_refused(three: CompositionMaker, log: MemoryLog) -> None:
