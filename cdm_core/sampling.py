@@ -54,7 +54,8 @@ def sample_latents(
     tokens_BLD = encode_each(backbone, condition.captions)
     empty_BLD = encode_each(backbone, [""]).expand_as(tokens_BLD)
     scheduler = FlowMatchEulerDiscreteScheduler()
-    scheduler.set_timesteps(settings.steps)
+    # Even steps from 1 to 0; the scheduler's own grid spends its last step between 0.001 and 0.
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / settings.steps, settings.steps).tolist())
 
     for step, timestep in enumerate(scheduler.timesteps):
         t = float(scheduler.sigmas[step])

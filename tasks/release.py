@@ -111,26 +111,27 @@ def draw_grids(
 
     Pictures that shards in `blank` made are left white on the side "before": a tainted adapter's outputs are erased with it, so that a
     grid which kept them couldn't stay with the record. What is left was made by adapters that `filed_under` has too, and the grids are
-    erased when one of those is.
+    erased when one of those is. Methods that mix several experts in a picture leave the whole side white.
     """
     grids = {}
     for name, composition in sides.items():
-        chosen = pictures[:_GRID_PICTURES]
         made, _ = load_generated(ws, composition, pictures)
         made = made[:_GRID_PICTURES].clone()
-        for row, picture in enumerate(chosen):
-            if (
-                name == "before"
-                and composition.experts
-                and composition.experts[draw_expert(composition.experts, picture.seed)].shard in blank
-            ):
-                made[row] = 255
+        if name == "before":
+            made[[row for row, picture in enumerate(pictures[:_GRID_PICTURES]) if _is_made_by(composition, picture, blank)]] = 255
         folder = ws.cache / "grids" / filed_under.digest
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.png"
         write_atomically(path, build_grid(made, _GRID_COLUMNS, _GRID_SCALE))
         grids[name] = Picture(path=path, composition=filed_under.digest)
     return grids
+
+
+def _is_made_by(composition: Composition, picture: PictureRequest, shards: Collection[int]) -> bool:
+    """Whether any of the shards' experts has a part in the picture."""
+    if composition.sampling.method == "shard_per_image" and composition.experts:
+        return composition.experts[draw_expert(composition.experts, picture.seed)].shard in shards
+    return bool(set(composition.shards) & set(shards))
 
 
 def promote_version(ws: Workspace, ledger: Ledger, version: int, *, expected: int | None, request_id: str | None, now: datetime) -> None:
