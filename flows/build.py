@@ -1,6 +1,6 @@
 """Build: train every shard's adapter through its stages, compose, evaluate, sign, log, register, promote.
 
-1. Version the data (git + DVC), and make sure that the MLflow store exists.
+1. Check that the data is that of its revision (git + DVC), and make sure that the MLflow store exists.
 2. Train the shards in parallel; stages that the checkpoint store holds are reused.
 3. Recompute kNN centroids and reference moments.
 4. Compose, and judge the composition against the bare backbone.
@@ -24,7 +24,7 @@ from flows.steps import describe, evaluate, evaluation_pictures, train
 from tasks.audit_log import AuditSummary, end_run, open_run
 from tasks.clock import utc_now
 from tasks.compositions import compose, expert_of, save_composition
-from tasks.data_versions import commit_data, commit_training
+from tasks.data_versions import commit_data, commit_training, require_committed
 from tasks.ledger import Ledger
 from tasks.promotion import PREPARED
 from tasks.release import (
@@ -58,9 +58,10 @@ def build(root: str) -> dict[str, Json]:
 
 @task(cache_policy=NO_CACHE)
 def prepare(root: str) -> str:
-    """Make the MLflow store, and version the data; returns the data revision."""
+    """Make the MLflow store, and see that the data is that of its revision and in the DVC remote; returns the revision."""
     ws = Workspace(Path(root))
     create_tracking(ws)
+    require_committed(ws, ws.settings().shard_ids, in_cache=False)
     return commit_data(ws, ws.settings().shard_ids, "Version the data")
 
 

@@ -31,6 +31,8 @@ from tasks.workspace import Workspace
 for _name in ("dvc", "dvc_data", "dvc_objects"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
+_NOT_IN_CACHE = "not in cache"
+
 Revision = NewType("Revision", str)
 """A git commit id of the workspace."""
 
@@ -117,20 +119,33 @@ def is_up_to_date(ws: Workspace) -> bool:
 
 
 def is_committed(ws: Workspace, shards: Iterable[int]) -> bool:
-    """Whether the packs and manifests of `shards` are what the present revision names."""
-    data_files = [f"{path}.dvc" for shard in shards for path in (ws.packs(shard), ws.manifest(shard))]
-    with open_repo(ws) as repo:
-        return not repo.status(data_files) and not run_git(ws.root, "diff", "HEAD", "--name-only", "--", *data_files, "dvc.lock")
+    """Whether the packs and manifests of `shards` are what the present revision names, and in the cache."""
+    return not _find_deviations(ws, shards)
 
 
-def require_committed(ws: Workspace, shards: Iterable[int]) -> None:
+def require_committed(ws: Workspace, shards: Iterable[int], *, in_cache: bool = True) -> None:
     """Return if the packs and manifests are what the present revision names: a change that nobody committed is a mistake, or worse.
 
     Raises:
-        StateError: they aren't.
+        StateError: they aren't, or, with `in_cache`, some aren't in the DVC cache.
     """
-    if not is_committed(ws, shards):
-        raise StateError(f"{ws.root}: packs or manifests were changed since their revision; undo it with: dvc checkout, or: lethe build")
+    deviations = _find_deviations(ws, shards)
+    if deviations - {_NOT_IN_CACHE}:
+        raise StateError(f"{ws.root}: packs or manifests were changed since their revision; undo it with: dvc checkout --force")
+    if deviations and in_cache:
+        raise StateError(f"{ws.root}: packs or manifests are missing in the DVC cache; put them there with: lethe build")
+
+
+def _find_deviations(ws: Workspace, shards: Iterable[int]) -> set[str]:
+    """What DVC calls the states of packs and manifests that aren't as committed: "modified", "deleted", "not in cache"…"""
+    data_files = [f"{path}.dvc" for shard in shards for path in (ws.packs(shard), ws.manifest(shard))]
+    with open_repo(ws) as repo:
+        changes = [change for entry in repo.status(data_files).values() for change in entry]
+    found = {state for change in changes if isinstance(change, dict) for outs in change.values() for state in outs.values()}
+    found |= {change for change in changes if isinstance(change, str)}
+    if run_git(ws.root, "diff", "HEAD", "--name-only", "--", *data_files, "dvc.lock"):
+        found.add("not committed")
+    return found
 
 
 def data_revision(ws: Workspace) -> Revision:

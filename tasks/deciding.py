@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from cdm_core.composition import Composition
+from pydantic import TypeAdapter
+
+from cdm_core.composition import Composition, Expert
 from cdm_core.digests import Json
 from cdm_core.errors import StateError
 from cdm_core.quality_gate import GateResult
 from tasks.audit_log import AuditSummary, Verdict, end_run, open_run
 from tasks.case import Case, Served, read_served
 from tasks.clock import utc_now
-from tasks.compositions import load_composition, replace_experts
+from tasks.compositions import replace_experts
 from tasks.evaluation import PictureRequest
 from tasks.ledger import Ledger
 from tasks.release import (
@@ -29,6 +31,7 @@ from tasks.release import (
     sign_record,
     untouched_shards,
 )
+from tasks.shard_training import adapter_of_today
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,7 @@ def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Map
         "run_id": run_id,
         "kind": work.kind,
         "shards_hit": list(work.shards_hit),
+        "experts": [asdict(expert) for expert in candidate.experts if expert.shard in work.shards_hit],
     }
     return read_served(case.finish("decided", body, status=None if is_pass else "needs_review"))
 
@@ -113,12 +117,7 @@ def review(case: Case, *, accept: bool, reason: str) -> Mapping[str, Json]:
         raise StateError(f"{case.request_id}: no such request")
     if stored.status != "needs_review" or decided is None or serving is None:
         raise StateError(f"{case.request_id}: waits for no review; its status is {stored.status}")
-    candidate = recompose(case, decided, serving[1])
-    version = read_served(decided).version
-    if accept and candidate.digest != read_served(decided).composition:
-        # Something else was promoted meanwhile: the accepted experts join what serves now.
-        run_id, purpose = str(decided["run_id"]), parse_purpose(decided)
-        version = register(case.ws, candidate, run_id=run_id, purpose=purpose, step_key=case.step_key("review"))
+    version, composition = _accepted(case, decided, serving[1]) if accept else serving
     content: dict[str, Json] = {
         "decision": "accepted" if accept else "rejected",
         "reason": reason,
@@ -126,8 +125,8 @@ def review(case: Case, *, accept: bool, reason: str) -> Mapping[str, Json]:
         "reviewed_version": read_served(decided).version,
         "reviewed_record": decided["record"],
     }
-    record = sign_record(case.ws, "review", candidate, version=version, step_key=case.step_key("review"), now=utc_now(), content=content)
-    log_review(case.ws, str(decided["run_id"]), str(content["decision"]), version, record)
+    record = sign_record(case.ws, "review", composition, version=version, step_key=case.step_key("review"), now=utc_now(), content=content)
+    log_review(case.ws, str(decided["run_id"]), str(content["decision"]), read_served(decided).version, record)
     if accept:
         promote_version(case.ws, ledger, version, expected=serving[0], request_id=case.request_id, now=utc_now())
     case.finish("reviewed", {"decision": content["decision"], "record": record.name})
@@ -136,20 +135,31 @@ def review(case: Case, *, accept: bool, reason: str) -> Mapping[str, Json]:
         **(stored.answer or {}),
         "request_id": case.request_id,
         "status": "completed" if accept else "rejected",
-        "model_version": version if accept else serving[0],
+        "model_version": version,
         "audit_records": records,
     }
     ledger.set_status(case.request_id, "completed" if accept else "rejected", answer)
     return answer
 
 
-def recompose(case: Case, decided: Mapping[str, Json], serving: Composition) -> Composition:
-    """The serving composition with the decided experts of the hit shards: the candidate itself, unless another was promoted meanwhile."""
-    candidate, hit = load_composition(case.ws, read_served(decided).composition), decided["shards_hit"]
-    assert isinstance(hit, Sequence), "we wrote it"
-    shards = {int(str(shard)) for shard in hit}
-    experts = [expert for expert in candidate.experts if expert.shard in shards]
-    return replace_experts(case.ws.settings(), serving, shards, experts)
+def _accepted(case: Case, decided: Mapping[str, Json], serving: Composition) -> tuple[int, Composition]:
+    """The candidate; if another version was promoted meanwhile, a new one, in which the accepted experts join what serves now.
+
+    Raises:
+        StateError: a hit shard's data has changed since, so that its expert isn't today's.
+    """
+    experts, hit = (
+        TypeAdapter(list[Expert]).validate_python(decided["experts"]),
+        TypeAdapter(list[int]).validate_python(decided["shards_hit"]),
+    )
+    for expert in experts:
+        if expert.adapter != adapter_of_today(case.ws, expert.shard):
+            raise StateError(f"{case.request_id}: shard {expert.shard} has changed since; reject what waits, then run: lethe build")
+    candidate, version = replace_experts(case.ws.settings(), serving, hit, experts), read_served(decided).version
+    if candidate.digest != read_served(decided).composition:
+        run_id, purpose = str(decided["run_id"]), parse_purpose(decided)
+        version = register(case.ws, candidate, run_id=run_id, purpose=purpose, step_key=case.step_key("review"))
+    return version, candidate
 
 
 def parse_purpose(decided: Mapping[str, Json]) -> Literal["forget", "learn"]:

@@ -86,6 +86,12 @@ def train_shard(workspace: Workspace, shard: int) -> TrainedShard:
     )
 
 
+def adapter_of_today(workspace: Workspace, shard: int) -> Digest | None:
+    """The adapter that a shard's present samples make, if the checkpoint store holds it."""
+    store, last = CheckpointStore(workspace.checkpoints), plan_chain(load_manifest(workspace, shard), shard, workspace.settings())[-1]
+    return store.digest(last) if store.has(last) else None
+
+
 def load_stage(workspace: Workspace, rows: pd.DataFrame) -> StageSamples:
     """The pictures and captions of manifest rows."""
     pictures = load_pictures(workspace, rows)

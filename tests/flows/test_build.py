@@ -49,14 +49,14 @@ def test_all_but_keys_and_ledger_can_be_deleted_and_is_built_again(copied: Works
 def test_an_earlier_model_can_be_built_again(copied: Workspace, built: Built) -> None:
     """There and back and there: each time what was asked for serves, with a record of its own."""
     records = []
-    for steps in (3, 2, 3, 2, 2):
+    for steps in (3, 2, 3, 3):
         set_parameters(copied, steps=steps)
         answer = lethe(copied, "build").document
         assert champion(copied).composition == answer["composition"]  # type: ignore[union-attr]
         assert (answer["composition"] == built.answer["composition"]) == (steps == 2)
         assert lethe(None, "verify", answer["audit_record"]).document["valid"] is True
         records.append(Path(answer["audit_record"]).name)
-    assert records == [f"00000{number}-build.json" for number in (2, 3, 4, 5, 5)]
+    assert records == [f"00000{number}-build.json" for number in (2, 3, 4, 4)]
 
 
 def test_building_again_trains_nothing_and_changes_no_adapter(copied: Workspace, built: Built) -> None:

@@ -1,10 +1,11 @@
 """The learn flow: one owner's new pictures, one shard retrained."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from built_workspace import Built, Forgotten, copy_workspace
-from tiny_workspace import DOMAIN, draw_picture, lethe, owners_of
+from tiny_workspace import DOMAIN, draw_picture, lethe, set_parameters, signed_request
 from workspace_snapshot import event_kinds, files_holding, read_adapters, tree_digests
 
 from cdm_core.composition import parse_composition
@@ -96,8 +97,6 @@ def test_what_cannot_be_learnt_is_told_in_one_line_and_changes_nothing(
 
 
 def test_a_gate_that_does_not_pass_asks_a_person(copied: Workspace, tmp_path: Path) -> None:
-    from tiny_workspace import set_parameters
-
     set_parameters(copied, margin=1e-9)
     answer = lethe(copied, "learn", _folder(tmp_path / "mine", 20), "--owner", NEWCOMER).document
     assert answer["status"] == "needs_review"
@@ -108,12 +107,18 @@ def test_a_gate_that_does_not_pass_asks_a_person(copied: Workspace, tmp_path: Pa
 
 
 def test_a_learnt_owner_can_be_forgotten_again(copied: Workspace, built: Built, tmp_path: Path) -> None:
-    from tiny_workspace import signed_request
-
     learnt = lethe(copied, "learn", _folder(tmp_path / "mine", 20), "--owner", NEWCOMER, "--tier", "1").document
     assert learnt["model_version"] == 2
     answer = lethe(copied, "submit", signed_request(copied, tmp_path, owner_ids=[NEWCOMER])).document
     assert answer["status"] == "completed"
     assert champion(copied).composition == built.answer["composition"]  # type: ignore[union-attr]
     assert files_holding(copied.root, [*(sha256_digest(draw_picture(20, index)) for index in range(3)), DOMAIN]) == {}
-    assert owners_of(0)
+
+
+def test_without_the_cache_nothing_is_begun(copied: Workspace, tmp_path: Path) -> None:
+    shutil.rmtree(copied.dvc_cache)
+    ran = lethe(copied, "learn", _folder(tmp_path / "mine", 20), "--owner", NEWCOMER)
+    assert ran.code == 1
+    assert "packs or manifests are missing in the DVC cache; put them there with: lethe build" in ran.err
+    assert lethe(copied, "build").code == 0
+    assert lethe(copied, "learn", tmp_path / "mine", "--owner", NEWCOMER).document["status"] == "completed"

@@ -11,20 +11,23 @@ from pathlib import Path
 import pytest
 from built_workspace import Built, Forgotten, copy_workspace
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tiny_workspace import DOMAIN, ISSUER, OWNERS, Ran, draw_picture, lethe, signed_request, write_request
+from tiny_workspace import DOMAIN, ISSUER, OWNERS, Ran, draw_picture, lethe, make_workspace, signed_request, write_request
 from workspace_snapshot import event_kinds, flip_byte, tree_digests
 
 from tasks.ledger import Ledger
+from tasks.model_registry import champion
 from tasks.workspace import Workspace
 
-# What a refusal may change: the ledger tells of it, and Prefect of the flow that found nothing.
-_TOLD = (".lethe/ledger", ".lethe/prefect", ".lethe/flow.lock")
+# What a refusal may change: the ledger tells of it, and Prefect of the flow that found nothing; git and DVC note when they looked at files.
+_TOLD = (".lethe/ledger", ".lethe/prefect", ".lethe/flow.lock", ".lethe/dvc/site", ".dvc/tmp", ".git/index")
 
 
 @pytest.fixture(scope="module")
 def ws(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A copy for this module, in which nothing but the ledger may change."""
-    return copy_workspace(built.ws, tmp_path_factory.mktemp("refusals") / "ws")
+    ws = copy_workspace(built.ws, tmp_path_factory.mktemp("refusals") / "ws")
+    assert champion(ws)  # from here on MLflow's addresses are those of the copy
+    return ws
 
 
 def _submit_and_compare(ws: Workspace, path: Path) -> Ran:
@@ -180,8 +183,6 @@ def test_a_bulk_file_is_taken_in_as_a_whole_or_not_at_all(forgotten: Forgotten, 
 
 
 def test_without_a_model_there_is_nothing_to_forget_from(tmp_path: Path, prefect_server: None) -> None:
-    from tiny_workspace import make_workspace
-
     ws = make_workspace(tmp_path / "ws", without=OWNERS[2:])
     path = signed_request(ws, tmp_path, owner_ids=[OWNERS[0].owner_id])
     ran = lethe(ws, "submit", path)

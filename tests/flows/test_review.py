@@ -37,7 +37,7 @@ def test_the_stopped_composition_keeps_serving_and_the_data_is_gone(waiting: tup
 
 
 def test_accepting_promotes(waiting: tuple[Workspace, dict[str, object]], forgotten: Forgotten, tmp_path: Path) -> None:
-    ws = copy_workspace(waiting[0].root and waiting[0], tmp_path / "ws")
+    ws = copy_workspace(waiting[0], tmp_path / "ws")
     request_id = str(waiting[1]["request_id"])
     answer = lethe(ws, "review", request_id, "--accept", "--reason", "looked at both grids").document
     assert set(answer) >= {"request_id", "status", "model_version", "audit_records"}
@@ -75,9 +75,21 @@ def test_accepting_later_undoes_nothing_that_came_since(waiting: tuple[Workspace
     ran = lethe(ws, "review", str(waiting[1]["request_id"]), "--accept", "--reason", "late")
     assert ran.code == 0, ran.err
     after = {expert.shard: expert.adapter for expert in parse_composition(composition_of(ws, ran.document["model_version"])).experts}
+    assert set(after) == {0, 1, 2}
     assert after[1] == between[1]
     assert after[0] != between[0]
     assert files_holding(ws.root, [*other.sample_ids]) == {}
+
+
+def test_what_the_data_no_longer_makes_cannot_be_accepted(waiting: tuple[Workspace, dict[str, object]], tmp_path: Path) -> None:
+    ws, request_id = copy_workspace(waiting[0], tmp_path / "ws"), str(waiting[1]["request_id"])
+    set_parameters(ws, margin=5.0)
+    since = lethe(ws, "submit", signed_request(ws, tmp_path, owner_ids=[owners_of(0, 1)[1].owner_id])).document
+    assert since["status"] == "completed"
+    ran = lethe(ws, "review", request_id, "--accept", "--reason", "late")
+    assert (ran.code, ran.err) == (1, f"lethe: {request_id}: shard 0 has changed since; reject what waits, then run: lethe build\n")
+    answer = lethe(ws, "review", request_id, "--reject", "--reason", "overtaken").document
+    assert (answer["status"], answer["model_version"]) == ("rejected", since["model_version"])
 
 
 def test_what_waits_for_no_review_is_refused(forgotten: Forgotten, tmp_path: Path) -> None:

@@ -7,8 +7,12 @@ from built_workspace import Built
 from tiny_workspace import OWNERS, Ran, lethe, owners_of, signed_request
 from workspace_snapshot import flip_byte
 
+from tasks.git import run_git
 from tasks.model_registry import champion
 from tasks.workspace import Workspace
+
+
+_CHANGED = "packs or manifests were changed since their revision; undo it with: dvc checkout --force"
 
 
 def _refused(ran: Ran, *messages: str) -> None:
@@ -44,21 +48,25 @@ def test_data_before_forgetting(copied: Workspace, tmp_path: Path, place: str) -
     request = signed_request(copied, tmp_path, owner_ids=[owners_of(0)[0].owner_id])
     path = copied.manifest(1) if place == "manifest" else copied.packs(1) / f"{owners_of(1)[0].key}.tar"
     flip_byte(path, 700)
-    _refused(lethe(copied, "submit", request))
+    _refused(lethe(copied, "submit", request), _CHANGED)
     assert champion(copied).version == 1  # type: ignore[union-attr]
 
 
 def test_a_pack_before_building(copied: Workspace) -> None:
     pack = copied.packs(1) / f"{owners_of(1)[0].key}.tar"
     flip_byte(pack, 700)
-    for path in copied.checkpoints.iterdir():
-        path.unlink()
-    _refused(lethe(copied, "build"), f"{owners_of(1)[0].key}.tar")
+    _refused(lethe(copied, "build"), _CHANGED)
 
 
-def test_a_manifest_before_building(copied: Workspace) -> None:
-    flip_byte(copied.manifest(1), 0)
-    _refused(lethe(copied, "build"), f"{copied.manifest(1)}: not a Parquet file")
+@pytest.mark.parametrize("position", [0, 700, -10])
+def test_a_manifest_before_building(copied: Workspace, position: int) -> None:
+    """Whether or not it can still be read: not every byte of a Parquet file means something to its reader."""
+    flip_byte(copied.manifest(1), position)
+    ran = lethe(copied, "build")
+    _refused(ran)
+    assert _CHANGED in ran.err or f"{copied.manifest(1)}: " in ran.err
+    lock = (copied.root / "data_manifests" / "shard-1.parquet.dvc").read_bytes()
+    assert lock == run_git(copied.root, "show", "HEAD:data_manifests/shard-1.parquet.dvc").encode()
 
 
 def test_a_checkpoint_before_building(copied: Workspace, built: Built) -> None:
@@ -82,5 +90,6 @@ def test_a_checkpoint_before_stopping(copied: Workspace, tmp_path: Path) -> None
 def test_what_serves(copied: Workspace, tmp_path: Path, pattern: str) -> None:
     (path,) = (copied.mlflow / "artifacts" / "models").rglob(f"artifacts/{pattern}")
     flip_byte(path)
-    _refused(lethe(copied, "generate", "--num", "1", "--out", tmp_path / "grid.png"))
+    message = "is not the one that was registered" if pattern == "composition.json" else "shard-1.safetensors is not the file of digest"
+    _refused(lethe(copied, "generate", "--num", "1", "--out", tmp_path / "grid.png"), message)
     assert not (tmp_path / "grid.png").exists()

@@ -69,7 +69,8 @@ def event_kinds(ws: Workspace, request_id: str | None = None) -> list[str]:
 
 def grid_cells(path: Path, num: int) -> list[bytes]:
     """The pixels of each picture of a sheet of eight columns."""
-    sheet = Image.open(path).convert("RGB")
+    with Image.open(path) as image:
+        sheet = image.convert("RGB")
     step = _CELL + _GUTTER
     corners = [(number % _COLUMNS * step + _GUTTER, number // _COLUMNS * step + _GUTTER) for number in range(num)]
     return [sheet.crop((left, top, left + _CELL, top + _CELL)).tobytes() for left, top in corners]
