@@ -11,7 +11,6 @@ from tasks.git import run_git
 from tasks.model_registry import champion
 from tasks.workspace import Workspace
 
-
 _CHANGED = "packs or manifests were changed since their revision; undo it with: dvc checkout --force"
 
 
