@@ -3,7 +3,7 @@
 1. Check that the data is that of its revision (git + DVC), and make sure that the MLflow store exists.
 2. Train the shards in parallel; stages that the checkpoint store holds are reused.
 3. Recompute kNN centroids and reference moments.
-4. Compose, and judge the composition against the bare backbone.
+4. Compose, judge the composition against the bare backbone, and measure what each adapter gains on its own shard.
 5. Commit the adapters as what `dvc.yaml` makes.
 6. Register the version, sign the record, log both to MLflow; then promote.
 
@@ -20,7 +20,8 @@ from prefect.cache_policies import NO_CACHE
 from cdm_core.composition import Composition, Expert
 from cdm_core.digests import Json
 from cdm_core.quality_gate import GateResult
-from flows.steps import describe, evaluate, evaluation_pictures, train
+from flows.steps import describe, evaluate, evaluation_pictures, measure, train
+from tasks.adapter_gains import AdapterGain
 from tasks.audit_log import AuditSummary, end_run, open_run
 from tasks.clock import utc_now
 from tasks.compositions import compose, expert_of, save_composition
@@ -52,8 +53,10 @@ def build(root: str) -> dict[str, Json]:
     trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
     bare, candidate = compose_build(root, trained, [expert_of(*pair) for pair in zip(trained, descriptions, strict=True)])  # 4
     gate = evaluate(root, bare, candidate, descriptions)
+    measuring = [measure.submit(root, shard) for shard in shards]
+    gains = [future.result() for future in measuring]
     revision = commit_adapters(root)  # 5
-    return release(root, bare, candidate, gate, trained, revision)  # 6
+    return release(root, bare, candidate, gate, trained, gains, revision)  # 6
 
 
 @task(cache_policy=NO_CACHE)
@@ -84,7 +87,13 @@ def compose_build(root: str, trained: Sequence[TrainedShard], experts: Sequence[
 
 @task(cache_policy=NO_CACHE)
 def release(
-    root: str, bare: Composition, candidate: Composition, gate: GateResult, trained: Sequence[TrainedShard], revision: str
+    root: str,
+    bare: Composition,
+    candidate: Composition,
+    gate: GateResult,
+    trained: Sequence[TrainedShard],
+    gains: Sequence[AdapterGain],
+    revision: str,
 ) -> dict[str, Json]:
     """Register, sign, log, promote."""
     ws, ledger, now = Workspace(Path(root)), Ledger(Workspace(Path(root))), utc_now()
@@ -97,6 +106,7 @@ def release(
         "gate": asdict(gate),
         "dvc_revision": revision,
         "adapters": adapters_by_shard(candidate),
+        "denoising_losses": {str(gain.shard): [gain.loss_backbone, gain.loss_adapter] for gain in gains},
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},
         "artifacts": data_artifacts(ws, candidate.shards),
     }
@@ -126,9 +136,7 @@ def release(
     if is_new:
         promote_version(ws, ledger, version, expected=serving[0] if serving else None, request_id=None, now=now)
     end_run(ws, run_id, "FINISHED")
-    rows: list[Json] = [
-        {"shard": s.shard, "samples": s.samples, "steps": s.steps, "steps_full": s.steps_full, "adapter": s.adapter} for s in trained
-    ]
+    rows: list[Json] = [_describe_shard(shard, gain) for shard, gain in zip(trained, gains, strict=True)]
     return {
         "model_version": version,
         "composition": candidate.digest,
@@ -142,3 +150,15 @@ def release(
 def _num_promotions(ledger: Ledger) -> int:
     """How many builds began to promote what they had made."""
     return sum(event.request_id is None for event in ledger.events(kind=PREPARED))
+
+
+def _describe_shard(trained: TrainedShard, gain: AdapterGain) -> dict[str, Json]:
+    return {
+        "shard": trained.shard,
+        "samples": trained.samples,
+        "steps": trained.steps,
+        "steps_full": trained.steps_full,
+        "adapter": trained.adapter,
+        "loss_backbone": gain.loss_backbone,
+        "loss_adapter": gain.loss_adapter,
+    }

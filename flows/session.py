@@ -16,7 +16,7 @@ from tasks.workspace import Workspace, open_workspace
 def flow_session(ws: Workspace, totals: Mapping[str, int | None] | None) -> Iterator[None]:
     """Hold the workspace's flow lock and an open worker pool; with totals, show progress bars."""
     configure_prefect(ws.prefect)
-    with exclusive_lock(ws.private / "flow.lock"), session_server(ws), _bars(totals) as on_progress, worker_pool(on_progress=on_progress):
+    with exclusive_lock(ws.private / "flow.lock"), _bars(totals) as on_progress, worker_pool(on_progress=on_progress), session_server(ws):
         yield
 
 

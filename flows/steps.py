@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cdm_core.composition import Composition
 from cdm_core.quality_gate import GateResult
+from tasks.adapter_gains import AdapterGain, measure_gain
 from tasks.compositions import adapter_files, centroid_files
 from tasks.evaluation import (
     PictureRequest,
@@ -36,6 +37,12 @@ def train(root: str, shard: int) -> TrainedShard:
 def describe(root: str, shard: int) -> ShardDescription:
     """Recompute one shard's kNN centroids and reference moments, in a worker process."""
     return active_pool().submit(describe_shard, Workspace(Path(root)), shard).result()
+
+
+@task(task_run_name="measure shard {shard}", cache_policy=NO_CACHE)
+def measure(root: str, shard: int) -> AdapterGain:
+    """Measure what one shard's adapter gains over the bare backbone, in a worker process."""
+    return active_pool().submit(measure_gain, Workspace(Path(root)), shard).result()
 
 
 @task(cache_policy=NO_CACHE)

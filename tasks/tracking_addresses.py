@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from cdm_core.errors import StateError
+
 _COLUMNS = (
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -16,7 +18,18 @@ _COLUMNS = (
 
 
 def adopt_addresses(database: Path, experiment: str, artifacts: Path) -> None:
-    """Rewrite the addresses in an MLflow database so that they begin with `artifacts`; nothing happens where they do."""
+    """Rewrite the addresses in an MLflow database so that they begin with `artifacts`; nothing happens where they do.
+
+    Raises:
+        StateError: the file is no database.
+    """
+    try:
+        _adopt(database, experiment, artifacts)
+    except sqlite3.DatabaseError as error:
+        raise StateError(f"{database}: {error}") from error
+
+
+def _adopt(database: Path, experiment: str, artifacts: Path) -> None:
     with closing(sqlite3.connect(database, timeout=30.0, isolation_level=None)) as connection:
         if _address(connection, experiment) in (None, artifacts.as_uri()):
             return

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 
@@ -38,6 +39,7 @@ def worker_pool(num_workers: int | None = None, on_progress: Progress = ignore_p
     global _pool
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
+    forkserver.ensure_running()  # it loads while the caller does other things
     queue: SimpleQueue[tuple[str, int] | None] = context.SimpleQueue()
     drain = threading.Thread(target=_drain, args=(queue, on_progress), daemon=True)
     drain.start()

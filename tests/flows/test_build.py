@@ -1,6 +1,8 @@
 """`lethe build` and what it leaves; building again from less."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ def test_the_answer_tells_what_was_made(built: Built) -> None:
     for shard in answer["shards"]:
         assert shard["samples"] == sum(len(owner.pictures) for owner in owners_of(shard["shard"]))
         assert shard["steps"] == shard["steps_full"] > 0
+        assert shard["loss_adapter"] != shard["loss_backbone"]
         assert shard["adapter"] == sha256_digest(read_adapters(built.ws)[shard["shard"]])
     serving = champion(built.ws)
     assert serving is not None
@@ -46,6 +49,7 @@ def test_all_but_keys_and_ledger_can_be_deleted_and_is_built_again(copied: Works
     assert champion(copied).composition == answer["composition"]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_an_earlier_model_can_be_built_again(copied: Workspace, built: Built) -> None:
     """There and back and there: each time what was asked for serves, with a record of its own."""
     records = []
@@ -76,6 +80,8 @@ def test_a_moved_workspace_uses_nothing_of_the_old_place(copied: Workspace, buil
     assert generate_cells(moved, tmp_path / "after.png") == before
     assert lethe(moved, "build").document["composition"] == built.answer["composition"]
     assert not first.root.exists()
+    with closing(sqlite3.connect(moved.mlflow / "mlflow.db")) as database:
+        assert not [line for line in database.iterdump() if str(first.root) in line or str(built.ws.root) in line]
 
 
 def test_without_a_sample_there_is_nothing_to_build(tmp_path: Path) -> None:

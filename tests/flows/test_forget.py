@@ -163,6 +163,18 @@ def test_no_tainted_adapter_is_left_in_any_file(forgotten: Forgotten, built: Bui
         assert "models/" not in name
 
 
+def test_no_picture_that_a_tainted_adapter_drew_is_left(forgotten: Forgotten, built: Built) -> None:
+    serving = parse_composition(composition_of(forgotten.ws, forgotten.answer["model_version"]))
+    allowed = {serving.restricted_to([shard]).digest for shard in serving.shards}
+    left = {path.stem for path in (forgotten.ws.cache / "generated").iterdir()}
+    assert left == allowed
+    run_id = built.answer["mlflow_run_id"]
+    for ws, drawn in ((built.ws, ["after.png", "before.png"]), (forgotten.ws, [])):
+        pictures = (ws.mlflow / "artifacts" / run_id / "artifacts" / "pictures").rglob("*.png")
+        assert sorted(path.name for path in pictures) == drawn
+    assert list((forgotten.ws.cache).rglob("grids/*")) == []
+
+
 def test_what_is_left_is_what_dvc_names(forgotten: Forgotten) -> None:
     assert is_up_to_date(forgotten.ws)
 

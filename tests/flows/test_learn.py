@@ -115,6 +115,7 @@ def test_a_learnt_owner_can_be_forgotten_again(copied: Workspace, built: Built, 
     assert files_holding(copied.root, [*(sha256_digest(draw_picture(20, index)) for index in range(3)), DOMAIN]) == {}
 
 
+@pytest.mark.slow
 def test_without_the_cache_nothing_is_begun(copied: Workspace, tmp_path: Path) -> None:
     shutil.rmtree(copied.dvc_cache)
     ran = lethe(copied, "learn", _folder(tmp_path / "mine", 20), "--owner", NEWCOMER)
