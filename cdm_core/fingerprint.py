@@ -1,5 +1,8 @@
 """What besides its inputs decides the bytes that training makes: library builds, instruction set, threads, and our own code.
 
+A version number doesn't say how torch was built (with which BLAS, for which instruction sets), so its commit and its whole build
+configuration are in as well.
+
 It is part of every checkpoint's key, so that a checkpoint made elsewhere is not found rather than trusted, and stands in every record:
 two digests may be compared only under equal fingerprints; under different ones the answer is "not comparable".
 """
@@ -7,6 +10,7 @@ two digests may be compared only under equal fingerprints; under different ones 
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -17,7 +21,10 @@ NUM_THREADS = 1
 
 # ftfy and regex clean and split captions for open_clip's tokenizer.
 _LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "open_clip_torch", "ftfy", "regex", "safetensors")
-_TRAINING_CODE = ("adapters.py", "backbone.py", "chain.py", "clip.py", "digests.py", "fingerprint.py", "training.py")
+# Centroids aren't trained, but a composition's digest names them, and a replay compares it.
+_TRAINING_CODE = ("adapters.py", "backbone.py", "centroids.py", "chain.py", "clip.py", "digests.py", "fingerprint.py", "training.py")
+
+Comparison = Literal["equal", "different", "not comparable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +32,7 @@ class Fingerprint:
     """Compared as a whole, by its digest."""
 
     libraries: dict[str, str]
+    torch_build: Digest
     instruction_set: str
     threads: int
     code: Digest
@@ -50,7 +58,18 @@ def measure_fingerprint() -> Fingerprint:
     folder = Path(__file__).parent
     return Fingerprint(
         libraries={name: version(name) for name in _LIBRARIES},
+        torch_build=json_digest({"commit": torch.version.git_version, "configuration": torch.__config__.show()}),
         instruction_set=torch.backends.cpu.get_cpu_capability(),
         threads=NUM_THREADS,
         code=json_digest({name: sha256_digest((folder / name).read_bytes()) for name in _TRAINING_CODE}),
     )
+
+
+def compare_digests(first: Digest, second: Digest, first_fingerprint: Digest, second_fingerprint: Digest) -> Comparison:
+    """What two digests of the same thing, each made under the fingerprint of that digest, say about each other.
+
+    Under different fingerprints that is nothing: unequal bytes may be another rounding, and equal ones chance.
+    """
+    if first_fingerprint != second_fingerprint:
+        return "not comparable"
+    return "equal" if first == second else "different"

@@ -169,6 +169,30 @@ def verify(
 
 
 @app.command()
+def replay(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A build or decision record; with --sample, or their folder.")],
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", metavar="CLONE", help="A git clone of the workspace; else the record's own workspace.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", metavar="FILE|DIR", help="Public keys to trust, in PEM; else those of the record's workspace.")
+    ] = None,
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="KEY", help="Re-run what this word picks among the records beside RECORD.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="How many --sample picks.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Train again what a record says was trained and compare every digest; exit code 1 if one differs."""
+    from flows.replay import run_replay
+
+    document = run_replay(record, workspace, keys, sample, count)
+    _answer(document, as_json)
+    if document["grade"] == "re-executed and different":
+        raise typer.Exit(1)
+
+
+@app.command()
 def generate(
     num: Annotated[int, typer.Option(min=1, max=4096, help="How many pictures.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The PNG grid to write.")],

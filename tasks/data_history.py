@@ -41,8 +41,15 @@ class _DataFile(TypedDict, total=False):
 
 def references_now(ws: Workspace) -> set[Reference]:
     """References of the checked-out revision."""
-    names = run_git(ws.root, "ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")
-    return {reference for name in _data_files(names) for reference in parse_references(name, run_git(ws.root, "show", f"HEAD:{name}"))}
+    return references_at(ws, "HEAD")
+
+
+def references_at(ws: Workspace, revision: str) -> set[Reference]:
+    """References of one revision."""
+    names = run_git(ws.root, "ls-tree", "-r", "-z", "--name-only", revision).split("\0")
+    return {
+        reference for name in _data_files(names) for reference in parse_references(name, run_git(ws.root, "show", f"{revision}:{name}"))
+    }
 
 
 def references_ever(ws: Workspace) -> set[Reference]:

@@ -35,7 +35,7 @@ _OBJECT_ID = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Store:
+class DataStore:
     """The cache or a remote, through DVC's own file systems, so that a bucket works as a folder does."""
 
     name: str
@@ -99,7 +99,7 @@ def objects_to_erase(ws: Workspace, hits: pd.DataFrame, *, clean_adapters: Colle
     _check_hits_are_gone(ws, hits, shards)
     _check_one_version(ws, [reference for reference in today if reference.path in paths])
     tainted = {reference for reference in ever if reference.path in paths}
-    with _stores(ws) as stores:
+    with open_stores(ws) as stores:
         kept = _with_contents(today, stores, required=True) | _with_contents(ever - tainted, stores)
         for reference in tainted:
             # The history knows an adapter by its MD5, the caller by its SHA-256.
@@ -120,7 +120,7 @@ def erase_objects(ws: Workspace, object_ids: Collection[str]) -> dict[str, int]:
         VerificationError: something is still there.
     """
     erased = set(object_ids)
-    with _stores(ws) as stores:
+    with open_stores(ws) as stores:
         counts = {store.name: 0 for store in stores}
         for store in stores:
             for path, mentioned in store.runs().items():
@@ -147,7 +147,7 @@ def verify_absence(ws: Workspace, object_ids: Collection[str]) -> None:
         VerificationError: an object, a run that mentions it or a copy of it is there.
     """
     erased = set(object_ids)
-    with _stores(ws) as stores:
+    with open_stores(ws) as stores:
         for store in stores:
             if left := erased & set(store.objects()):
                 raise VerificationError(f"{store.path}: {len(left)} erased objects are still there, {min(left)} among them")
@@ -159,23 +159,23 @@ def verify_absence(ws: Workspace, object_ids: Collection[str]) -> None:
 
 
 @contextmanager
-def _stores(ws: Workspace) -> Iterator[list[_Store]]:
+def open_stores(ws: Workspace) -> Iterator[list[DataStore]]:
     """The cache first, then every remote that the workspace knows."""
     with open_repo(ws) as repo:
         remotes = [repo.cloud.get_remote(name) for name in repo.config["remote"]]
         # The run cache lies beside the objects, hence the folder above both.
         cache = repo.cache.legacy
         yield [
-            _Store(name="dvc_cache", fs=cache.fs, path=cache.path),
-            *(_Store(name="dvc_remote", fs=remote.fs, path=remote.path) for remote in remotes),
+            DataStore(name="dvc_cache", fs=cache.fs, path=cache.path),
+            *(DataStore(name="dvc_remote", fs=remote.fs, path=remote.path) for remote in remotes),
         ]
 
 
-def _find(stores: list[_Store], object_id: str) -> bytes | None:
+def _find(stores: list[DataStore], object_id: str) -> bytes | None:
     return next((content for store in stores if (content := store.find(object_id)) is not None), None)
 
 
-def _with_contents(references: Iterable[Reference], stores: list[_Store], *, required: bool = False) -> set[str]:
+def _with_contents(references: Iterable[Reference], stores: list[DataStore], *, required: bool = False) -> set[str]:
     """The objects named, and those that the directory objects among them list; a directory already erased lists nothing."""
     object_ids = {reference.object_id for reference in references}
     for directory in [object_id for object_id in object_ids if object_id.endswith(".dir")]:

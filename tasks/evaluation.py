@@ -85,8 +85,7 @@ def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
         features, embeddings = _look_at(workspace, manifest, extractor)
         for rows in prefixes:
             points = embeddings[torch.from_numpy(manifest["stage"].isin(rows["stage"]).to_numpy(copy=True))]
-            centroids = compute_centroids(points, settings.knn.centroids, derive_seed("centroids", shard)) if len(points) else points
-            write_atomically(centroids_file(workspace, rows), save({CENTROIDS_NAME: centroids}))
+            write_atomically(centroids_file(workspace, rows), _centroids_to_bytes(workspace, shard, points))
         write_atomically(moments_file, compute_moments(features).to_bytes())
     last = centroids_file(workspace, manifest)
     return ShardDescription(
@@ -96,6 +95,20 @@ def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
         centroids_files=tuple(centroids_file(workspace, rows) for rows in prefixes),
         moments_file=moments_file,
     )
+
+
+def recompute_centroids(workspace: Workspace, shard: int) -> Digest:
+    """The digest of the centroids after a shard's last stage, from its pictures, whatever the cache holds."""
+    backbone = shared_backbone()
+    embeddings = [torch.empty(0, EMBEDDING_WIDTH)]
+    for chunk in load_pictures(workspace, load_manifest(workspace, shard)).split(_CHUNK):
+        embeddings.append(backbone.clip.embed_pictures(backbone.encode_pictures(chunk)))
+    return sha256_digest(_centroids_to_bytes(workspace, shard, torch.cat(embeddings)))
+
+
+def _centroids_to_bytes(workspace: Workspace, shard: int, points: torch.Tensor) -> bytes:
+    num = workspace.settings().knn.centroids
+    return save({CENTROIDS_NAME: compute_centroids(points, num, derive_seed("centroids", shard)) if len(points) else points})
 
 
 def centroids_file(workspace: Workspace, rows: pd.DataFrame) -> Path:

@@ -189,6 +189,19 @@ def load_record_keys(keys_folder: Path) -> list[Key]:
     return [_load_public_key(path) for path in sorted(keys_folder.glob("*.pem")) if not path.name.endswith(".private.pem")]
 
 
+def load_trusted_keys(place: Path) -> list[Key]:
+    """The public key in a PEM file, or those of a folder, that somebody chose to trust.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    if place.is_dir():
+        if keys := load_record_keys(place):
+            return keys
+        raise InvalidInputError(f"{place}: holds no public key (*.pem)")
+    return [parse_public_key(_read_key_file(place), str(place))]
+
+
 def _load_issuers(ws: Workspace) -> Iterator[tuple[str, Key]]:
     for issuer, keyid in sorted(_load_index(ws).items()):
         path = _issuer_path(ws, keyid)

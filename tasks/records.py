@@ -57,6 +57,17 @@ class VerifiedRecord:
     num_absent: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedRecord:
+    """A record whose signature and place in its chain hold; `later` are the records beside it that follow, by name, as far as they hold."""
+
+    path: Path
+    digest: Digest
+    statement: VerifiedStatement
+    num_chained: int
+    later: Mapping[str, VerifiedStatement]
+
+
 def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], predicate: Mapping[str, Json]) -> Path:
     """Sign and store a record, or return the one that its `step_key` wrote before; a broken chain is not continued.
 
@@ -74,7 +85,7 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
     with exclusive_lock(ws.records / ".lock"):
         records = load_records(ws)
         statements = _verify_own_chain(ws, records)
-        for path, statement in zip(_list_records(ws.records), statements, strict=True):
+        for path, statement in zip(list_records(ws.records), statements, strict=True):
             if statement.predicate.get("step_key") == step_key:
                 return path
         previous = sha256_digest(records[-1]) if records else None
@@ -86,7 +97,7 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
 
 def load_records(ws: Workspace) -> list[bytes]:
     """The bytes of all records, oldest first."""
-    return [path.read_bytes() for path in _list_records(ws.records)]
+    return [path.read_bytes() for path in list_records(ws.records)]
 
 
 def verify_record(path: Path, keys: Sequence[Key] | None = None) -> VerifiedRecord:
@@ -100,9 +111,35 @@ def verify_record(path: Path, keys: Sequence[Key] | None = None) -> VerifiedReco
         InvalidInputError: there is no such file, or no key to check it with.
         VerificationError: something doesn't hold.
     """
+    record = read_record(path, keys)
+    statement = record.statement
+    try:
+        artifacts = _check_artifacts(_read_artifacts(statement), list(record.later.values()), find_root(record.path))
+    except VerificationError as error:
+        raise VerificationError(f"{record.path}: {error}") from error
+    subject = statement.statement["subject"]
+    assert isinstance(subject, Sequence)  # verified with the statement
+    return VerifiedRecord(
+        keyid=statement.keyid,
+        subject=subject,
+        statement=statement.statement,
+        num_chained=record.num_chained,
+        num_matching=artifacts.count("matching"),
+        num_superseded=artifacts.count("superseded"),
+        num_absent=artifacts.count("absent"),
+    )
+
+
+def read_record(path: Path, keys: Sequence[Key] | None = None) -> SignedRecord:
+    """A record file, its signature and chain checked as in `verify_record`, but not the files that it names.
+
+    Raises:
+        InvalidInputError: there is no such file, or no key to check it with.
+        VerificationError: something doesn't hold.
+    """
     path = path.resolve()
     content = _read_file(path)
-    root = _find_root(path)
+    root = find_root(path)
     if keys is None:
         keys = load_record_keys(root / ".lethe" / "keys") if root else []
     if not keys:
@@ -112,19 +149,16 @@ def verify_record(path: Path, keys: Sequence[Key] | None = None) -> VerifiedReco
         if statement.statement["predicateType"] != UNLEARNING_PREDICATE:
             raise VerificationError("signed, but not as an audit record")
         num_chained, later = _verify_neighbours(path, keys, root)
-        artifacts = _check_artifacts(_read_artifacts(statement), later, root)
     except VerificationError as error:
         raise VerificationError(f"{path}: {error}") from error
-    subject = statement.statement["subject"]
-    assert isinstance(subject, Sequence)  # verified with the statement
-    return VerifiedRecord(
-        keyid=statement.keyid,
-        subject=subject,
-        statement=statement.statement,
+    names = [other.name for other in list_records(path.parent)]
+    following = names[names.index(path.name) + 1 :] if path.name in names else []
+    return SignedRecord(
+        path=path,
+        digest=sha256_digest(content),
+        statement=statement,
         num_chained=num_chained,
-        num_matching=artifacts.count("matching"),
-        num_superseded=artifacts.count("superseded"),
-        num_absent=artifacts.count("absent"),
+        later=dict(zip(following, later, strict=False)),  # those after the first that doesn't hold are not in `later`
     )
 
 
@@ -137,7 +171,7 @@ def _verify_own_chain(ws: Workspace, records: Sequence[bytes]) -> list[VerifiedS
 
 def _verify_neighbours(path: Path, keys: Sequence[Key], root: Path | None) -> tuple[int, list[VerifiedStatement]]:
     """How many records, this one included, lead up to it unbroken, which must hold; and those after it, as far as they hold."""
-    beside = _list_records(path.parent)
+    beside = list_records(path.parent)
     if path not in beside:
         return 1, []  # under another name: a copy, which stands for itself
     end = beside.index(path) + 1
@@ -210,7 +244,7 @@ def _compute_file_digest(path: Path) -> Digest | None:
         return Digest(file_digest(file, "sha256").hexdigest())
 
 
-def _list_records(folder: Path) -> list[Path]:
+def list_records(folder: Path) -> list[Path]:
     """Record files in the order of their numbers."""
     return sorted(path for path in folder.glob("*.json") if _NAME.fullmatch(path.name))
 
@@ -219,7 +253,7 @@ def _number(path: Path) -> int:
     return int(path.name[:6])
 
 
-def _find_root(path: Path) -> Path | None:
+def find_root(path: Path) -> Path | None:
     """The workspace that a record lies in."""
     return next((parent for parent in path.parents if (parent / ".lethe" / "keys").is_dir()), None)
 

@@ -146,8 +146,11 @@ def champion_composition(ws: Workspace) -> tuple[int, Composition] | None:
 
 
 def adapters_by_shard(composition: Composition) -> dict[str, Json]:
-    """For a record: each shard's adapter digest and the number of samples that it was trained on."""
-    return {str(expert.shard): {"adapter": expert.adapter, "samples": expert.samples} for expert in composition.experts}
+    """For a record: each shard's part in the composition, so that a replay can compose again from the record and what it retrained."""
+    return {
+        str(expert.shard): {"adapter": expert.adapter, "samples": expert.samples, "centroids": expert.centroids}
+        for expert in composition.experts
+    }
 
 
 def untouched_shards(before: Composition, after: Composition) -> list[int]:
