@@ -113,7 +113,7 @@ def _summarise(replays: list[Document]) -> Document:
     from cdm_core.replay import worst_grade
 
     def gather(name: str) -> list[Document]:
-        return [{"record": Path(str(replay["record"])).name, **entry} for replay in replays for entry in replay[name]]  # type: ignore[attr-defined]
+        return [{"in_record": Path(str(replay["record"])).name, **entry} for replay in replays for entry in replay[name]]  # type: ignore[attr-defined]
 
     return {
         "compared": sum(int(str(replay["compared"])) for replay in replays),

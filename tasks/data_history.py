@@ -41,15 +41,22 @@ class _DataFile(TypedDict, total=False):
 
 def references_now(ws: Workspace) -> set[Reference]:
     """References of the checked-out revision."""
-    return references_at(ws, "HEAD")
+    names = run_git(ws.root, "ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")
+    return {reference for name in _data_files(names) for reference in parse_references(name, run_git(ws.root, "show", f"HEAD:{name}"))}
 
 
-def references_at(ws: Workspace, revision: str) -> set[Reference]:
-    """References of one revision."""
+def outputs_at(ws: Workspace, revision: str) -> dict[str, str]:
+    """The object id of each path at a revision: packs and manifests by their `.dvc` files, adapters by `dvc.lock`.
+
+    What `dvc.lock` names as a stage's inputs isn't asked: between a change of data and the retraining those are the inputs of before.
+    """
     names = run_git(ws.root, "ls-tree", "-r", "-z", "--name-only", revision).split("\0")
-    return {
-        reference for name in _data_files(names) for reference in parse_references(name, run_git(ws.root, "show", f"{revision}:{name}"))
-    }
+    outputs: dict[str, str] = {}
+    for name in _data_files(names):
+        document: _DataFile = yaml.safe_load(run_git(ws.root, "show", f"{revision}:{name}")) or {}
+        entries = [*document.get("outs", []), *(entry for stage in document.get("stages", {}).values() for entry in stage.get("outs", []))]
+        outputs |= {str(PurePosixPath(name).parent / entry["path"]): entry["md5"] for entry in entries if "md5" in entry}
+    return outputs
 
 
 def references_ever(ws: Workspace) -> set[Reference]:

@@ -25,7 +25,7 @@ from cdm_core.errors import InvalidInputError
 from cdm_core.fingerprint import measure_fingerprint
 from cdm_core.replay import Made, MissingInput, ReplayResult, compare_replay
 from tasks.compositions import compose
-from tasks.data_history import references_at
+from tasks.data_history import outputs_at
 from tasks.erasure import DataStore, open_stores
 from tasks.files import write_atomically
 from tasks.git import run_git
@@ -132,7 +132,7 @@ def prepare_scratch(task: ReplayTask, scratch: Workspace) -> Prepared:
         return Prepared(shards=(), missing_inputs=(MissingInput(path=f"git:{task.revision}", reason=reason, erased_by=None),), stored={})
     parameters = run_git(task.source.root, "show", f"{task.revision}:params.yaml")
     write_atomically(scratch.root / "params.yaml", parameters.encode())
-    object_ids = {reference.path: reference.object_id for reference in references_at(task.source, task.revision)}
+    object_ids = outputs_at(task.source, task.revision)
     missing: list[MissingInput] = []
     complete: list[int] = []
     with open_stores(task.source) as stores:

@@ -9,7 +9,7 @@ import torch
 import cdm_core
 from cdm_core import fingerprint
 from cdm_core.digests import sha256_digest
-from cdm_core.fingerprint import NUM_THREADS, measure_fingerprint, require_one_thread
+from cdm_core.fingerprint import NUM_THREADS, compare_digests, measure_fingerprint, require_one_thread
 
 CORE = Path(cdm_core.__path__[0])
 
@@ -26,11 +26,12 @@ def test_every_part_counts() -> None:
     measured = measure_fingerprint()
     others = [
         replace(measured, libraries=measured.libraries | {"torch": "0.0"}),
+        replace(measured, torch_build=sha256_digest(b"another build")),
         replace(measured, instruction_set="NO AVX"),
         replace(measured, threads=2),
         replace(measured, code=sha256_digest(b"other code")),
     ]
-    assert len({measured.digest, *(other.digest for other in others)}) == 5
+    assert len({measured.digest, *(other.digest for other in others)}) == 6
 
 
 def test_the_code_that_training_runs_is_in_the_fingerprint() -> None:
@@ -50,6 +51,14 @@ def imported_by(name: str) -> set[str]:
             modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
             waiting += [f"{module.removeprefix('cdm_core.')}.py" for module in modules if module.startswith("cdm_core.")]
     return found
+
+
+def test_digests_are_compared_under_one_fingerprint_only() -> None:
+    a, b, here, there = (sha256_digest(name) for name in (b"a", b"b", b"here", b"there"))
+    assert compare_digests(a, a, here, here) == "equal"
+    assert compare_digests(a, b, here, here) == "different"
+    assert compare_digests(a, a, here, there) == "not comparable"
+    assert compare_digests(a, b, here, there) == "not comparable"
 
 
 def test_one_thread_is_required() -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "review": {"request_id", "--accept", "--reject", "--reason"},
     "status": {"request_id"},
     "verify": {"path"},
+    "replay": {"record", "--keys", "--sample", "--count"},
     "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out"},
 }
 HEAVY = {"torch", "diffusers", "peft", "open_clip", "transformers", "pandas", "prefect", "mlflow", "dvc", "matplotlib"}
