@@ -193,6 +193,22 @@ def replay(
 
 
 @app.command()
+def checkpoints(
+    collect: Annotated[bool, typer.Option("--collect", help="Delete the checkpoints that nothing refers to.")] = False,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """List each shard's chain of stages: what is kept, why it is reusable or not, and who needs it."""
+    from flows.checkpoints import print_checkpoints, run_checkpoints
+
+    document = run_checkpoints(workspace, collect=collect)
+    if as_json:
+        _answer(document, as_json)
+    else:
+        print_checkpoints(document)
+
+
+@app.command()
 def generate(
     num: Annotated[int, typer.Option(min=1, max=4096, help="How many pictures.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The PNG grid to write.")],

@@ -2,15 +2,19 @@
 
 A key's entry is two files, `<key>.safetensors` and `<key>.json` with the digest of the first; the JSON is written last, so that an
 entry without it was never finished. Reading verifies the digest: a damaged or altered checkpoint is refused, not used.
+
+The JSON also holds the parts of the key (`cdm_core.stage_origin`) and, in `why`, how they differed from what the store held when the
+checkpoint was made: after an erasure there is nothing left to compare with. Counts and digests, never a sample id.
 """
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cdm_core.digests import Digest, canonical_json, sha256_digest
+from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
 from cdm_core.errors import VerificationError
+from cdm_core.stage_origin import StageOrigin, explain_rebuild
 from tasks.files import write_atomically
 
 
@@ -50,11 +54,34 @@ class CheckpointStore:
         """The adapter's file."""
         return self._content(key)
 
-    def write(self, key: Digest, content: bytes, *, shard: int, stage: int) -> None:
-        """Store an adapter under its key."""
+    def write(self, key: Digest, content: bytes, *, shard: int, stage: int, origin: StageOrigin | None = None) -> None:
+        """Store an adapter under its key, with what it was made of."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        entry: dict[str, Json] = {"adapter": sha256_digest(content), "shard": shard, "stage": stage}
+        if origin is not None:
+            entry |= {"origin": asdict(origin), "why": explain_rebuild(origin, self.origins(shard, stage))}
         write_atomically(self._content(key), content)
-        write_atomically(self._entry(key), canonical_json({"adapter": sha256_digest(content), "shard": shard, "stage": stage}))
+        write_atomically(self._entry(key), canonical_json(entry))
+
+    def origins(self, shard: int, stage: int) -> list[StageOrigin]:
+        """What the kept checkpoints of a shard's stage were made of, as far as their entries say."""
+        entries = (entry for entry in self.entries().values() if (entry["shard"], entry["stage"]) == (shard, stage))
+        return [StageOrigin(**origin) for entry in entries if isinstance(origin := entry.get("origin"), dict)]
+
+    def size(self, key: Digest) -> int:
+        """Bytes of an entry's two files."""
+        return sum(path.stat().st_size for path in (self._content(key), self._entry(key)) if path.is_file())
+
+    def collect(self, keep: Collection[Digest]) -> tuple[int, int]:
+        """Delete all entries but those of `keep`, and what a crash left unfinished; returns how many entries went and their bytes.
+
+        Call it while nothing trains in the workspace, or an entry that is half written goes too.
+        """
+        doomed = [key for key in self.entries() if key not in keep]
+        num_bytes = sum(self.size(key) for key in doomed)
+        for path in [*self._unfinished(), *(file for key in doomed for file in (self._entry(key), self._content(key)))]:
+            path.unlink(missing_ok=True)
+        return len(doomed), num_bytes
 
     def entries(self) -> dict[Digest, dict[str, object]]:
         """Every whole entry: key → adapter digest, shard and stage."""
@@ -69,13 +96,15 @@ class CheckpointStore:
             VerificationError: one is still there.
         """
         doomed = {key for key, entry in self.entries().items() if entry["shard"] in shards and key not in keep}
-        unfinished = [path for path in self.folder.glob("*") if not path.with_suffix(".json").is_file() or path.name.startswith(".")]
-        for path in [*unfinished, *(file for key in doomed for file in (self._content(key), self._entry(key)))]:
+        for path in [*self._unfinished(), *(file for key in doomed for file in (self._content(key), self._entry(key)))]:
             path.unlink(missing_ok=True)
         remaining = [path.name for path in self.folder.glob("*") if path.stem in doomed]
         if remaining:
             raise VerificationError(f"checkpoints: {remaining[0]} is still there after its erasure")
         return len(doomed)
+
+    def _unfinished(self) -> list[Path]:
+        return [path for path in self.folder.glob("*") if not path.with_suffix(".json").is_file() or path.name.startswith(".")]
 
     def _entry(self, key: Digest) -> Path:
         return self.folder / f"{key}.json"

@@ -18,6 +18,7 @@ from cdm_core.digests import Digest, sha256_digest
 from cdm_core.fingerprint import measure_fingerprint
 from cdm_core.manifests import samples_digest, stage_samples
 from cdm_core.settings import Settings
+from cdm_core.stage_origin import StageOrigin, stage_origins
 from cdm_core.training import StagePosition, StageSamples, num_steps, train_stage
 from tasks.checkpoints import CheckpointStore
 from tasks.files import write_atomically
@@ -47,6 +48,14 @@ def plan_chain(manifest: pd.DataFrame, shard: int, settings: Settings) -> list[D
     return compute_chain(shard, digests, settings.training, shared_backbone_digest(), measure_fingerprint())
 
 
+def plan_origins(manifest: pd.DataFrame, shard: int, settings: Settings) -> list[StageOrigin]:
+    """What each of those keys is made of."""
+    samples = [stage_samples(manifest, stage) for stage in range(settings.stages)]
+    stages = [(samples_digest(rows), len(rows)) for rows in samples]
+    keys = plan_chain(manifest, shard, settings)
+    return stage_origins(keys, stages, settings.training, shared_backbone_digest(), measure_fingerprint())
+
+
 def stage_steps(manifest: pd.DataFrame, settings: Settings) -> list[int]:
     """Optimiser steps of each stage."""
     return [num_steps(len(stage_samples(manifest, stage)), settings.training) for stage in range(settings.stages)]
@@ -65,12 +74,13 @@ def train_shard(workspace: Workspace, shard: int) -> TrainedShard:
     report_progress("steps", sum(steps[:reused]))
     if reused < len(chain):
         backbone, model = _scratch_model(settings.training.rank)
+        origins = plan_origins(manifest, shard, settings)
         adapter = adapter_from_bytes(store.read(chain[reused - 1])) if reused else initial_adapter(model, shard)
         for stage in range(reused, len(chain)):
             position = StagePosition(shard=shard, stage=stage)
             samples = load_stage(workspace, stage_samples(manifest, stage))
             adapter = train_stage(backbone, model, adapter, samples, position, settings.training, on_step=lambda: report_progress("steps"))
-            store.write(chain[stage], adapter_to_bytes(adapter), shard=shard, stage=stage)
+            store.write(chain[stage], adapter_to_bytes(adapter), shard=shard, stage=stage, origin=origins[stage])
     content = store.read(chain[-1])
     workspace.adapter(shard).parent.mkdir(exist_ok=True)
     write_atomically(workspace.adapter(shard), content)

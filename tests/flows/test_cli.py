@@ -23,6 +23,7 @@ COMMANDS = {
     "status": {"request_id"},
     "verify": {"path"},
     "replay": {"record", "--keys", "--sample", "--count"},
+    "checkpoints": {"--collect"},
     "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out"},
 }
 HEAVY = {"torch", "diffusers", "peft", "open_clip", "transformers", "pandas", "prefect", "mlflow", "dvc", "matplotlib"}
