@@ -57,7 +57,7 @@ def explain_rebuild(origin: StageOrigin, stored: Iterable[StageOrigin]) -> str:
     """Why a stage whose key isn't in the store is trained: how it differs from the most similar checkpoint of its shard and stage."""
     nearest = max(stored, key=lambda other: _similarity(origin, other), default=None)
     if nearest is None:
-        return "rebuilt: no earlier checkpoint of this stage is kept"
+        return "built: no earlier checkpoint of this stage is kept"
     changes = [change for change in (_samples_change(origin, nearest), *_other_changes(origin, nearest)) if change]
     if not changes:
         changes = ["an earlier stage changed" if origin.previous != nearest.previous else "its checkpoint is gone or damaged"]

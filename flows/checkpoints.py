@@ -33,7 +33,8 @@ def print_checkpoints(document: Document) -> None:
         tell(f"shard {shard['shard']}: {shard['stages_reusable']} of {len(shard['chain'])} stages reusable")
         for stage in shard["chain"]:
             place = f"{stage['bytes'] / 1024:.0f} KiB" if stage["present"] else "absent"
-            tell(f"  stage {stage['stage']}  {stage['key'][:12]}  {place:>9}  {stage['reason']}{_needed(stage)}")
+            made = f" (made: {stage['made']})" if stage["made"] else ""
+            tell(f"  stage {stage['stage']}  {stage['key'][:12]}  {place:>9}  {stage['reason']}{made}{_needed(stage)}")
     for other in others:
         place = f"{other['bytes'] / 1024:.0f} KiB"
         tell(f"shard {other['shard']} stage {other['stage']}  {other['key'][:12]}  {place:>9}  of another chain{_needed(other)}")
