@@ -34,10 +34,7 @@ class CheckpointStore:
         Raises:
             VerificationError: the entry is damaged.
         """
-        try:
-            return Digest(json.loads(self._entry(key).read_bytes())["adapter"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise VerificationError(f"checkpoint {key[:12]}: its entry is damaged; delete it and run again") from error
+        return Digest(str(self._read_entry(key)["adapter"]))
 
     def read(self, key: Digest) -> bytes:
         """The adapter's bytes.
@@ -84,8 +81,12 @@ class CheckpointStore:
         return len(doomed), num_bytes
 
     def entries(self) -> dict[Digest, dict[str, object]]:
-        """Every whole entry: key → adapter digest, shard and stage."""
-        return {Digest(path.stem): json.loads(path.read_bytes()) for path in sorted(self.folder.glob("*.json"))}
+        """Every entry: key → adapter digest, shard and stage; `origin` and `why` in those that tell.
+
+        Raises:
+            VerificationError: one is damaged.
+        """
+        return {Digest(path.stem): self._read_entry(Digest(path.stem)) for path in sorted(self.folder.glob("*.json"))}
 
     def erase_shards(self, shards: Collection[int], *, keep: Collection[Digest]) -> int:
         """Delete every checkpoint of these shards but `keep`, and what a crash left unfinished; returns how many entries went.
@@ -102,6 +103,15 @@ class CheckpointStore:
         if remaining:
             raise VerificationError(f"checkpoints: {remaining[0]} is still there after its erasure")
         return len(doomed)
+
+    def _read_entry(self, key: Digest) -> dict[str, object]:
+        try:
+            entry: dict[str, object] = json.loads(self._entry(key).read_bytes())
+            if not isinstance(entry["adapter"], str) or not all(isinstance(entry[name], int) for name in ("shard", "stage")):
+                raise TypeError("a value of another type")
+        except (ValueError, KeyError, TypeError) as error:
+            raise VerificationError(f"checkpoint {key[:12]}: its entry is damaged; delete it and run again") from error
+        return entry
 
     def _unfinished(self) -> list[Path]:
         return [path for path in self.folder.glob("*") if not path.with_suffix(".json").is_file() or path.name.startswith(".")]
