@@ -1,10 +1,11 @@
 """`lethe checkpoints`: what it says of a built workspace and of one that forgot, and that collecting leaves what is needed."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from built_workspace import Built, Forgotten
-from tiny_workspace import OWNERS, lethe, owners_of, set_parameters, signed_request
+from tiny_workspace import OWNERS, lethe, make_workspace, owners_of, set_parameters, signed_request
 from workspace_snapshot import flip_byte
 
 from cdm_core.digests import sha256_digest
@@ -49,6 +50,16 @@ def test_what_a_deletion_rebuilt_says_how_many_are_gone(forgotten: Forgotten) ->
     assert "champion" in last["references"]
 
 
+def test_before_a_build_there_is_nothing(tmp_path: Path) -> None:
+    ws = make_workspace(tmp_path / "ws")
+    document = lethe(ws, "checkpoints", "--collect").document
+    assert (document["num_checkpoints"], document["bytes"], document["collected"]) == (0, 0, 0)
+    assert {stage["reason"] for shard in range(3) for stage in stages(document, shard)} == {
+        "built: no earlier checkpoint of this stage is kept"
+    }
+    assert not any(stage["present"] for shard in range(3) for stage in stages(document, shard))
+
+
 def test_no_entry_names_a_sample_or_an_owner(forgotten: Forgotten) -> None:
     text = "".join(path.read_text() for path in forgotten.ws.checkpoints.glob("*.json"))
     assert text
@@ -85,7 +96,7 @@ def test_what_nothing_refers_to_is_collected_with_what_a_crash_left(copied: Work
     assert not list(store.folder.glob(".*"))
 
 
-def test_an_open_case_keeps_the_checkpoint_that_it_stops_at(copied: Workspace, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_case_keeps_the_checkpoint_that_it_stops_at(copied: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks import forgetting
 
     class Killed(BaseException):

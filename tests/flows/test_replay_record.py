@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from built_workspace import Built, Forgotten, copy_workspace
-from tiny_workspace import lethe, owners_of, signed_request
+from tiny_workspace import DOMAIN, draw_picture, lethe, owners_of, signed_request
 from workspace_snapshot import flip_byte, tree_digests
 
 from cdm_core.digests import Digest, sha256_digest
@@ -157,6 +157,35 @@ def test_what_a_later_deletion_erased_is_reported_as_such(forgot: Workspace, tmp
     assert {entry["erased_by"] for entry in document["missing_inputs"]} == {f"revision {removal}"}
     # And its own later records replay.
     assert lethe(None, "replay", answer["audit_records"][1], "--workspace", str(clone.root)).document["grade"] == "re-executed and equal"
+
+
+def test_an_emptied_shard_and_a_learnt_owner_are_replayed(forgot: Workspace, tmp_path: Path) -> None:
+    request = signed_request(forgot, tmp_path / "requests", owner_ids=[owner.owner_id for owner in owners_of(2)])
+    emptied = lethe(forgot, "submit", request).document["audit_records"][1]
+    (tmp_path / "mine").mkdir()
+    for index in range(3):
+        (tmp_path / "mine" / f"thing_{index}.png").write_bytes(draw_picture(20, index))
+    learnt = lethe(forgot, "learn", tmp_path / "mine", "--owner", f"newcomer{DOMAIN}").document
+    clone = make_clone(forgot, tmp_path)
+    for record, shard in ((emptied, 2), (learnt["audit_records"][0], learnt["shard"])):
+        document = lethe(None, "replay", record, "--workspace", str(clone.root)).document
+        assert (document["grade"], document["shards_retrained"]) == ("re-executed and equal", [shard])
+        assert {f"checkpoints.{shard}.1", "composition"} <= set(names(document["equal"]))
+    assert "adapters.2" not in names(lethe(None, "replay", emptied, "--workspace", str(clone.root)).document["equal"])
+
+
+def test_records_of_version_0_1_name_no_centroids(forgot: Workspace, tmp_path: Path) -> None:
+    def change(predicate: dict[str, Any]) -> None:
+        for part in predicate["adapters"].values():
+            del part["centroids"]
+
+    record = sign_altered(forgot, DECISION, change)
+    document = lethe(None, "replay", record, "--workspace", str(make_clone(forgot, tmp_path).root)).document
+    assert document["grade"] == "re-executed and equal"
+    assert names(document["not_comparable"]) == ["composition", "subject.composed-model@3"]
+    assert {entry["reason"] for entry in document["not_comparable"]} == {
+        "the record names no centroids, which a composition's digest covers"
+    }
 
 
 def test_without_a_remote_it_is_inconclusive(forgotten: Forgotten, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import VerificationError
+from cdm_core.stage_origin import StageOrigin
 from tasks.checkpoints import CheckpointStore
 
 STORED = ("json", "safetensors")
@@ -30,6 +31,32 @@ def test_what_is_written_is_read(store: CheckpointStore) -> None:
     }
 
 
+def origin(samples: bytes, num_samples: int) -> StageOrigin:
+    same = sha256_digest(b"same")
+    parts = {"settings": same, "backbone": same, "code": same, "fingerprint": same}
+    return StageOrigin(previous=None, samples=sha256_digest(samples), num_samples=num_samples, **parts)
+
+
+def test_an_entry_says_what_it_was_made_of_and_why(store: CheckpointStore) -> None:
+    store.write(KEYS[3], b"adapter 1.1", shard=1, stage=1, origin=origin(b"all", 5))
+    store.write(sha256_digest(b"4"), b"adapter 1.1 anew", shard=1, stage=1, origin=origin(b"fewer", 3))
+    assert store.entries()[KEYS[3]]["why"] == "built: no earlier checkpoint of this stage is kept"
+    assert store.entries()[sha256_digest(b"4")]["why"] == "rebuilt: 2 samples gone"
+    assert store.origins(0, 0) == store.origins(1, 0) == []  # written without
+    by_count = sorted(store.origins(1, 1), key=lambda found: found.num_samples)
+    assert by_count == [origin(b"fewer", 3), origin(b"all", 5)]
+
+
+def test_collecting_leaves_what_is_to_be_kept(store: CheckpointStore) -> None:
+    (store.folder / f".{KEYS[1]}.safetensors.partial").write_bytes(b"half an adap")
+    num_bytes = store.size(KEYS[0]) + store.size(KEYS[2])
+    assert num_bytes == sum(path.stat().st_size for key in (KEYS[0], KEYS[2]) for path in store.folder.glob(f"{key}.*"))
+    assert store.collect([KEYS[1], KEYS[3]]) == (2, num_bytes)
+    assert {path.name for path in store.folder.iterdir()} == {f"{KEYS[1]}.{suffix}" for suffix in STORED}
+    assert store.read(KEYS[1]) == b"adapter 0.1"
+    assert store.collect([KEYS[1]]) == (0, 0)
+
+
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])
 def test_half_an_entry_is_none(store: CheckpointStore, suffix: str) -> None:
     assert store.has(KEYS[0])
@@ -49,6 +76,8 @@ def test_a_damaged_entry_is_refused(store: CheckpointStore, entry: bytes) -> Non
     (store.folder / f"{KEYS[0]}.json").write_bytes(entry)
     with pytest.raises(VerificationError, match=f"^checkpoint {KEYS[0][:12]}: its entry is damaged; delete it and run again$"):
         store.read(KEYS[0])
+    with pytest.raises(VerificationError, match="its entry is damaged"):
+        store.entries()
 
 
 def test_a_shard_is_erased_but_for_what_is_kept(store: CheckpointStore) -> None:

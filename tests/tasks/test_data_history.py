@@ -2,7 +2,7 @@ import pytest
 from small_workspace import SECRET, sample, train
 
 from cdm_core.partition import compute_owner_key
-from tasks.data_history import Reference, parse_references, references_ever, references_now
+from tasks.data_history import Reference, outputs_at, parse_references, references_ever, references_now
 from tasks.data_versions import commit_data, commit_training
 from tasks.git import run_git
 from tasks.samples import add_samples
@@ -54,3 +54,14 @@ def test_revisions_that_no_branch_reaches_any_more_count(small: Workspace) -> No
     run_git(small.root, "reset", "--quiet", "--hard", "HEAD~1")
     assert references_now(small) == first
     assert references_ever(small) == first | second
+
+
+def test_between_a_change_of_data_and_the_retraining_the_data_files_tell_what_is_there(small: Workspace) -> None:
+    built, before = run_git(small.root, "rev-parse", "HEAD").strip(), outputs_at(small, "HEAD")
+    assert before == {reference.path: reference.object_id for reference in references_now(small)}
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    changed = commit_data(small, [0], "Arrival")
+    after = outputs_at(small, changed)
+    # `dvc.lock` still names what the adapter was trained from.
+    assert {path for path in after if after[path] != before[path]} == {"data_packs/shard-0", "data_manifests/shard-0.parquet"}
+    assert outputs_at(small, built) == before

@@ -19,6 +19,7 @@ from tasks.keys import (
     check_issuer,
     create_keys,
     load_record_keys,
+    load_trusted_keys,
     owner_secret,
     sign_file,
     verify_file,
@@ -124,6 +125,17 @@ def test_missing_or_damaged_keys(tmp_path: Path, ws: Workspace) -> None:
 def test_record_keys_are_the_workspaces_and_not_the_issuers(ws: Workspace) -> None:
     add_issuer(ws, "agency", None)
     assert load_record_keys(ws.keys) == [workspace_key(ws)]
+
+
+def test_trusted_keys_are_those_of_a_file_or_a_folder(ws: Workspace, tmp_path: Path) -> None:
+    assert load_trusted_keys(ws.keys / "workspace.pem") == load_trusted_keys(ws.keys) == [workspace_key(ws)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInputError, match=r"empty: holds no public key \(\*\.pem\)$"):
+        load_trusted_keys(tmp_path / "empty")
+    with pytest.raises(InvalidInputError, match=r"nowhere\.pem: cannot be read"):
+        load_trusted_keys(tmp_path / "nowhere.pem")
+    with pytest.raises(InvalidInputError, match=r"workspace\.private\.pem"):
+        load_trusted_keys(ws.keys / "workspace.private.pem")
 
 
 def test_sign_and_verify(ws: Workspace, request_file: Path) -> None:

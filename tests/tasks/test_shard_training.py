@@ -97,6 +97,11 @@ def test_after_a_removal_only_what_it_touches_is_trained_and_equals_training_fro
     assert resumed.adapter == scratch.adapter
     assert resumed.chain == scratch.chain
     assert resumed.adapter != before.adapter
+    whys = {
+        int(str(entry["stage"])): entry["why"] for key, entry in CheckpointStore(ws.checkpoints).entries().items() if key in resumed.chain
+    }
+    assert whys[stage] == "rebuilt: 3 samples gone"
+    assert whys[1] == ("rebuilt: 3 samples gone" if stage else "rebuilt: an earlier stage changed")
 
 
 def stage_of_every_owner(ws: Workspace) -> set[int]:
