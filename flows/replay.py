@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdm_core.errors import InvalidInputError, StateError
+from cdm_core.errors import InvalidInputError, StateError, VerificationError
 from flows.console import progress_bars, say
 from tasks.keys import load_record_keys, load_trusted_keys
 from tasks.records import SignedRecord, find_root, list_records, read_record
@@ -97,15 +97,24 @@ def _train(task: "ReplayTask", prepared: "Prepared", scratch: Workspace) -> tupl
 
 def _pick(folder: Path, keys: Sequence["Key"] | None, sample: str, count: int) -> tuple[int, list[SignedRecord]]:
     """How many records of the folder name a retraining, and those that the key picks."""
+    from cdm_core.digests import sha256_digest
     from cdm_core.replay import choose_sample
-    from tasks.replaying import is_replayable
+    from tasks.replaying import names_retraining
 
     if not sample:
         raise InvalidInputError("sample: the key must not be empty")
-    records = [record for record in (read_record(path, keys) for path in list_records(folder)) if is_replayable(record)]
-    if not records:
+    paths = list_records(folder)
+    if not paths:
+        raise InvalidInputError(f"{folder}: holds no record")
+    first, last = read_record(paths[0], keys), read_record(paths[-1], keys)
+    if last.num_chained != len(paths) or first.statement.predicate["previous_record"] is not None:
+        raise VerificationError(f"{folder}: records are missing from the chain; a draw is only fair among all of them")
+    statements = {first.path.name: first.statement, **first.later}
+    candidates = [path for path in paths if names_retraining(statements[path.name])]
+    if not candidates:
         raise InvalidInputError(f"{folder}: holds no record that names a retraining")
-    return len(records), [records[position] for position in choose_sample(sample, [record.digest for record in records], count)]
+    chosen = choose_sample(sample, [sha256_digest(path.read_bytes()) for path in candidates], count)
+    return len(candidates), [read_record(candidates[position], keys) for position in chosen]
 
 
 def _summarise(replays: list[Document]) -> Document:

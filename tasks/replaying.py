@@ -22,6 +22,7 @@ from cdm_core.composition import Expert
 from cdm_core.digests import Digest, Json, json_digest, sha256_digest
 from cdm_core.documents import describe_problem
 from cdm_core.errors import InvalidInputError
+from cdm_core.evidence import VerifiedStatement
 from cdm_core.fingerprint import measure_fingerprint
 from cdm_core.replay import Made, MissingInput, ReplayResult, compare_replay
 from tasks.compositions import compose
@@ -97,7 +98,7 @@ def read_task(record: SignedRecord, source: Workspace) -> ReplayTask:
     Raises:
         InvalidInputError: it names no retraining, or not in a form that this version knows.
     """
-    if not is_replayable(record):
+    if not names_retraining(record.statement):
         kind = record.statement.predicate.get("kind")
         raise InvalidInputError(f"{record.path}: a {kind} record names no retraining; replay a build or decision record")
     try:
@@ -110,9 +111,9 @@ def read_task(record: SignedRecord, source: Workspace) -> ReplayTask:
     return ReplayTask(record=record, source=source, claims=claims, revision=revision)
 
 
-def is_replayable(record: SignedRecord) -> bool:
-    """Whether a record names a retraining."""
-    return bool(record.statement.predicate.get("checkpoints"))
+def names_retraining(statement: VerifiedStatement) -> bool:
+    """Whether a record says what was trained."""
+    return bool(statement.predicate.get("checkpoints"))
 
 
 def differing_parts(task: ReplayTask) -> list[str]:

@@ -228,6 +228,16 @@ def test_the_auditors_word_picks(forgot: Workspace, tmp_path: Path) -> None:
     assert {entry["in_record"] for entry in document["equal"]} == {"000001-build.json", DECISION}
 
 
+@pytest.mark.parametrize("withheld", ["000001-build.json", "000002-stop.json"])
+def test_nothing_is_drawn_where_a_record_is_withheld(forgot: Workspace, tmp_path: Path, withheld: str) -> None:
+    handed_over = tmp_path / "handed-over"
+    shutil.copytree(forgot.records, handed_over, ignore=shutil.ignore_patterns(withheld))
+    options = ["--workspace", str(forgot.root), "--keys", str(forgot.keys), "--sample", "a"]
+    ran = lethe(None, "replay", handed_over, *options)
+    assert (ran.code, ran.out) == (1, "")
+    assert "records are missing from the chain; a draw is only fair among all of them" in ran.err
+
+
 def _hmac(key: str, path: Path) -> str:
     return hmac.new(key.encode(), sha256_digest(path.read_bytes()).encode(), "sha256").hexdigest()
 
