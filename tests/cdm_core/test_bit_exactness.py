@@ -102,7 +102,7 @@ def test_resumed_equals_scratch(trace: Trace) -> None:
 
 @pytest.mark.slow
 @given(trace=traces())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_resumed_equals_scratch_in_many_examples(trace: Trace) -> None:
     check_that_resumed_equals_scratch(trace)
 
