@@ -116,7 +116,8 @@ def learn(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="PNG or JPEG files, optionally captions.csv (file,caption).")],
     owner: Annotated[str, typer.Option(metavar="ID", help="Whose pictures these are.")],
     tier: Annotated[
-        int | None, typer.Option(metavar="N", help="How likely a withdrawal is: 0 is the least likely and trains first.")
+        str | None,
+        typer.Option(metavar="TIER", help="How likely a withdrawal is: a tier's name, or a stage's number; 0 trains first."),
     ] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
