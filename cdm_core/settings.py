@@ -21,10 +21,15 @@ class _Section(BaseModel):
 
 
 def _check_epochs(value: object) -> int | list[int]:
-    values = value if isinstance(value, list) else [value]
-    if not values or not all(type(number) is int and number >= 1 for number in values):
-        raise PydanticCustomError("epochs", "must be a whole number from 1, or a list of one such number a stage")
-    return values if isinstance(value, list) else values[0]
+    if isinstance(value, int) and _is_count(value):
+        return value
+    if isinstance(value, list) and value and all(_is_count(number) for number in value):
+        return value
+    raise PydanticCustomError("epochs", "must be a whole number from 1, or a list of one such number a stage")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 Epochs = Annotated[int | list[int], PlainValidator(_check_epochs)]

@@ -26,13 +26,17 @@ class Tier:
     share: float
 
     def __post_init__(self) -> None:
-        # A name never reads as a stage's number, so that one option can take either.
-        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", self.name):
+        if not is_tier_name(self.name):
             raise InvalidInputError("tiers: a name has up to 32 of a-z, 0-9, - and _, and begins with a letter")
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise InvalidInputError(f"tiers.{self.name}.rate: {self.rate} is not above 0")
         if not (math.isfinite(self.share) and self.share >= 0):
             raise InvalidInputError(f"tiers.{self.name}.share: {self.share} is not 0 or above")
+
+
+def is_tier_name(text: str) -> bool:
+    """A tier's name never reads as a stage's number, so that one option can take either."""
+    return re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", text) is not None
 
 
 def order_tiers(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
@@ -85,7 +89,8 @@ def place_in_tier(owner_key: str, name: str, tiers: Sequence[Tier], num_stages: 
     """
     names = [tier.name for tier in order_tiers(tiers)]
     if name not in names:
-        raise InvalidInputError(f"tier {name} is none of {', '.join(names)}" if names else f"tier {name}: params.yaml names no tiers")
+        known = f"one of {', '.join(names)}, or " if names else ""
+        raise InvalidInputError(f"tier: must be {known}a stage's number from 0 to {num_stages - 1}")
     stages = tier_stages(names.index(name), len(names), num_stages)
     return stages[derive_seed("stage", owner_key) % len(stages)]
 

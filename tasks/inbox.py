@@ -1,7 +1,7 @@
 """The inbox of a workspace: what is handed over to be taken in, and what became of it.
 
     requests/    request files (.yaml, .yml, .json, .csv), each with its signature in `<file>.sig`, and the pictures that they name
-    arrivals/    folders of pictures, each with `owner.json`: {"owner_id": "…", "tier": null, a name or a number}, and captions.csv if wanted
+    arrivals/    folders of pictures, each with `owner.json`: {"owner_id": "…", "tier": null, name or number}, and captions.csv if wanted
     done/        one `<item>.json` for each item that was taken in, with the answers
     refused/     one `<item>.json` for each item that was refused, with the reason
 
@@ -33,6 +33,7 @@ from pydantic_core import PydanticCustomError
 from cdm_core.digests import Digest, json_digest
 from cdm_core.documents import decode_text, describe_problem, load_json
 from cdm_core.errors import InvalidInputError
+from cdm_core.tiers import is_tier_name
 from tasks.files import erase_folder, write_atomically
 from tasks.workspace import Workspace
 
@@ -59,7 +60,9 @@ class InboxItem:
 
 
 def _check_tier(value: object) -> str | int | None:
-    if value is None or isinstance(value, str) or type(value) is int:
+    if value is None or (isinstance(value, str) and is_tier_name(value)):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise PydanticCustomError("tier", "must be a tier's name or a stage's number")
 
