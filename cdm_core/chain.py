@@ -1,9 +1,9 @@
 """The checkpoint chain of a shard: each stage's key names everything that its adapter is a function of.
 
-key_r = H(key_{r−1} ‖ position ‖ digest of stage r's samples ‖ stage r's epochs ‖ other settings ‖ backbone ‖ fingerprint). A deletion changes the samples of the
-stages it hits, hence their keys and those of all later stages: a tainted checkpoint can't be found, and the longest prefix of keys
-that the store holds is the last clean checkpoint. Keys are on content, never on indices: the reference SISA code hashes slice
-indices, and deleting a tail point can leave every hash unchanged.
+key_r = H(key_{r−1} ‖ position ‖ digest of stage r's samples ‖ stage r's epochs ‖ other settings ‖ backbone ‖ fingerprint). A deletion
+changes the samples of the stages it hits, hence their keys and those of all later stages: a tainted checkpoint can't be found, and the
+longest prefix of keys that the store holds is the last clean checkpoint. Keys are on content, never on indices: the reference SISA code
+hashes slice indices, and deleting a tail point can leave every hash unchanged.
 """
 
 from collections.abc import Callable, Sequence
