@@ -26,7 +26,7 @@ def run_plan_shards(directory: Path, batch: int, *, show_table: bool) -> dict[st
 def _print_plan(plan: "StagePlan") -> None:
     together = "one deletion" if plan.batch == 1 else f"{plan.batch} deletions together"
     costs = Table(title=f"Expected training for {together}", title_justify="left")
-    costs.add_column("plan")
+    costs.add_column("plan", no_wrap=True)
     for name in ("stages", "steps", "steps a deletion", "of a shard", "of the monolith"):
         costs.add_column(name, justify="right")
     for row in plan.alternatives:
@@ -41,7 +41,7 @@ def _print_plan(plan: "StagePlan") -> None:
     STDOUT.print(costs)
     stages = Table(title="The chosen stages", title_justify="left")
     stages.add_column("stage", justify="right")
-    stages.add_column("tiers")
+    stages.add_column("tiers", no_wrap=True)
     for name in ("deletions a year", "owners", "samples", "epochs", "steps", "of deletions"):
         stages.add_column(name, justify="right")
     for stage in plan.stages:

@@ -77,9 +77,9 @@ def test_tiers_move_no_owner_to_another_shard_and_stay_within_bounds(owner_key: 
 
 
 def test_an_unknown_tier_is_refused_without_repeating_it() -> None:
-    with pytest.raises(InvalidInputError, match="^tier: must be one of cold, hot, or a stage's number from 0 to 3$"):
+    with pytest.raises(InvalidInputError, match=r"^tier: must be one of cold, hot, or a stage's number from 0 to 3$"):
         assign(OwnerKey("0" * 16), "johanna", Partition(shards=8, stages=4, tiers=(HOT, COLD)))
-    with pytest.raises(InvalidInputError, match="^tier: must be a stage's number from 0 to 3$"):
+    with pytest.raises(InvalidInputError, match=r"^tier: must be a stage's number from 0 to 3$"):
         assign(OwnerKey("0" * 16), "cold", PARTITION)
 
 

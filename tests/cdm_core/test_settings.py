@@ -91,7 +91,7 @@ def test_a_value_of_a_wrong_type_is_named(key: str) -> None:
         ("training.epochs", []),
         ("training.epochs", [1, 0, 1, 1]),
         ("training.epochs", [1, 1, 1]),
-        ("tiers.contract", {"rate": 0.1}),
+        ("tiers.contract.rate", "often"),
         ("tiers.contract.rate", 0),
         ("tiers.contract.share", -1),
         ("training.caption_dropout", 1),
@@ -154,7 +154,7 @@ def test_epochs_are_one_number_or_one_a_stage() -> None:
 
 
 def test_epochs_that_do_not_fit_the_stages_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="^p: training.epochs: names 4 stages; stages: is 5$"):
+    with pytest.raises(InvalidInputError, match=r"^p: training.epochs: names 4 stages; stages: is 5$"):
         parse_settings(with_value("stages", 5), "p")
 
 

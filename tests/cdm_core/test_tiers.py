@@ -73,9 +73,9 @@ def test_a_tier_of_several_stages_is_split_by_the_key() -> None:
 
 
 def test_the_rate_of_a_stage() -> None:
-    assert [stage_rate(TIERS, stage, 4) for stage in range(4)] == [0.002, 0.02, 0.1, 0.5]
+    assert [stage_rate(TIERS, stage, 4) for stage in range(4)] == pytest.approx([0.002, 0.02, 0.1, 0.5])
     assert [stage_rate(TIERS, stage, 2) for stage in range(2)] == pytest.approx([0.0068 / 0.7, 0.07 / 0.3])
-    assert [stage_rate(TIERS, stage, 8) for stage in range(8)] == [0.002, 0.002, 0.02, 0.02, 0.1, 0.1, 0.5, 0.5]
+    assert [stage_rate(TIERS, stage, 8) for stage in range(8)] == pytest.approx([0.002, 0.002, 0.02, 0.02, 0.1, 0.1, 0.5, 0.5])
     assert stage_rate((), 3, 4) == 1
     assert stage_rate((Tier(name="a", rate=1, share=0), Tier(name="b", rate=3, share=0)), 0, 1) == 2
     assert [tier.name for tier in stage_tiers(TIERS, 1, 2)] == ["opt-out", "contested"]

@@ -148,7 +148,7 @@ def test_an_owner_is_read(ws: Workspace) -> None:
     assert read_owner(put_arrival(ws)) == ("johanna", None)
     assert read_owner(put_arrival(ws, "second", '{"owner_id": "ada", "tier": 2}')) == ("ada", 2)
     assert read_owner(put_arrival(ws, "third", '{"owner_id": "ada", "tier": "opt-in"}')) == ("ada", "opt-in")
-    assert read_owner(put_arrival(ws, "third", '{"owner_id": "ada"}')) == ("ada", None)
+    assert read_owner(put_arrival(ws, "fourth", '{"owner_id": "ada"}')) == ("ada", None)
 
 
 @pytest.mark.parametrize(
