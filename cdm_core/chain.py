@@ -1,14 +1,14 @@
 """The checkpoint chain of a shard: each stage's key names everything that its adapter is a function of.
 
-key_r = H(key_{r−1} ‖ position ‖ digest of stage r's samples ‖ settings ‖ backbone ‖ fingerprint). A deletion changes the samples of the
-stages it hits, hence their keys and those of all later stages: a tainted checkpoint can't be found, and the longest prefix of keys
-that the store holds is the last clean checkpoint. Keys are on content, never on indices: the reference SISA code hashes slice
-indices, and deleting a tail point can leave every hash unchanged.
+key_r = H(key_{r−1} ‖ position ‖ digest of stage r's samples ‖ stage r's epochs ‖ other settings ‖ backbone ‖ fingerprint). A deletion
+changes the samples of the stages it hits, hence their keys and those of all later stages: a tainted checkpoint can't be found, and the
+longest prefix of keys that the store holds is the last clean checkpoint. Keys are on content, never on indices: the reference SISA code
+hashes slice indices, and deleting a tail point can leave every hash unchanged.
 """
 
 from collections.abc import Callable, Sequence
 
-from cdm_core.digests import Digest, json_digest
+from cdm_core.digests import Digest, Json, json_digest
 from cdm_core.fingerprint import Fingerprint
 from cdm_core.settings import TrainingSettings
 
@@ -17,11 +17,12 @@ def compute_chain(
     shard: int, stage_digests: Sequence[Digest], settings: TrainingSettings, backbone: Digest, fingerprint: Fingerprint
 ) -> list[Digest]:
     """One key a stage; `stage_digests` are the digests of each stage's samples, in training order of the stages."""
-    context = json_digest({"settings": settings.model_dump(), "backbone": backbone, "fingerprint": fingerprint.digest})
+    context = json_digest({"settings": settings.model_dump(exclude={"epochs"}), "backbone": backbone, "fingerprint": fingerprint.digest})
     keys: list[Digest] = []
     for stage, samples in enumerate(stage_digests):
         previous = keys[-1] if keys else None
-        keys.append(json_digest({"previous": previous, "shard": shard, "stage": stage, "samples": samples, "context": context}))
+        own: dict[str, Json] = {"shard": shard, "stage": stage, "samples": samples, "epochs": settings.stage_epochs(stage)}
+        keys.append(json_digest({"previous": previous, **own, "context": context}))
     return keys
 
 

@@ -3,13 +3,15 @@
 Pydantic guards the door since a person edits the file; inside, each component takes its own frozen part.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
 from cdm_core.errors import InvalidInputError
 from cdm_core.partition import Partition
+from cdm_core.tiers import Tier
 
 Method = Literal["shard_per_image", "knn", "average", "random"]
 
@@ -18,14 +20,40 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _check_epochs(value: object) -> int | list[int]:
+    if isinstance(value, int) and _is_count(value):
+        return value
+    if isinstance(value, list) and value and all(_is_count(number) for number in value):
+        return value
+    raise PydanticCustomError("epochs", "must be a whole number from 1, or a list of one such number a stage")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+Epochs = Annotated[int | list[int], PlainValidator(_check_epochs)]
+
+
 class TrainingSettings(_Section):
-    """One shard's adapter; every stage makes `epochs` passes over its samples."""
+    """One shard's adapter; a stage makes `epochs` passes over its samples: one number for all stages, or one a stage."""
 
     rank: int = Field(ge=1, le=128)
     learning_rate: float = Field(gt=0)
     batch_size: int = Field(ge=1)
-    epochs: int = Field(ge=1)
+    epochs: Epochs
     caption_dropout: float = Field(ge=0, lt=1)
+
+    def stage_epochs(self, stage: int) -> int:
+        """The passes of one stage."""
+        return self.epochs if isinstance(self.epochs, int) else self.epochs[stage]
+
+
+class TierSettings(_Section):
+    """`rate`: deletions a year per owner; `share`: weight in drawing the tier of owners who declare none."""
+
+    rate: float = Field(gt=0)
+    share: float = Field(ge=0)
 
 
 class SamplingSettings(_Section):
@@ -54,10 +82,11 @@ class EvaluationSettings(_Section):
 
 
 class Settings(_Section):
-    """The whole of `params.yaml`."""
+    """The whole of `params.yaml`. Without `tiers` (before 0.2) an undeclared owner is in each stage equally likely."""
 
     shard_ids: list[int] = Field(min_length=1, max_length=1000)
     stages: int = Field(ge=1, le=100)
+    tiers: dict[str, TierSettings] = {}
     training: TrainingSettings
     sampling: SamplingSettings
     knn: KnnSettings
@@ -65,8 +94,9 @@ class Settings(_Section):
 
     @property
     def partition(self) -> Partition:
-        """Shards and stages as a domain value."""
-        return Partition(shards=len(self.shard_ids), stages=self.stages)
+        """Shards, stages and tiers as a domain value."""
+        tiers = (Tier(name=name, rate=tier.rate, share=tier.share) for name, tier in self.tiers.items())
+        return Partition(shards=len(self.shard_ids), stages=self.stages, tiers=tuple(tiers))
 
 
 def parse_settings(content: bytes, source: str) -> Settings:
@@ -89,4 +119,11 @@ def parse_settings(content: bytes, source: str) -> Settings:
         raise InvalidInputError(f"{source}: shard_ids: must count 0, 1, 2 …")
     if settings.evaluation.blocks > settings.evaluation.samples // 2:
         raise InvalidInputError(f"{source}: evaluation.blocks: must be at most half of evaluation.samples")
+    epochs = settings.training.epochs
+    if isinstance(epochs, list) and len(epochs) != settings.stages:
+        raise InvalidInputError(f"{source}: training.epochs: names {len(epochs)} stages; stages: is {settings.stages}")
+    try:
+        _ = settings.partition
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{source}: {error}") from error
     return settings

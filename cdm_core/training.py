@@ -61,9 +61,9 @@ class _Batch:
     tokens: torch.Tensor
 
 
-def num_steps(num_samples: int, settings: TrainingSettings) -> int:
-    """Optimiser steps of a stage: every epoch ends with its ragged batch."""
-    return settings.epochs * math.ceil(num_samples / settings.batch_size)
+def num_steps(num_samples: int, settings: TrainingSettings, stage: int) -> int:
+    """Optimiser steps of stage number `stage`: every epoch ends with its ragged batch."""
+    return settings.stage_epochs(stage) * math.ceil(num_samples / settings.batch_size)
 
 
 def train_stage(
@@ -83,7 +83,7 @@ def train_stage(
     """
     require_one_thread()
     write_adapter(model, adapter)
-    total = num_steps(len(samples.sample_ids), settings)
+    total = num_steps(len(samples.sample_ids), settings, position.stage)
     if total == 0:
         return read_adapter(model)
     accelerator = Accelerator(
@@ -131,7 +131,7 @@ def _batches(backbone: Backbone, samples: StageSamples, position: StagePosition,
     latents = backbone.encode_pictures(samples.pictures)
     tokens = backbone.encode_captions(samples.captions)
     empty = backbone.encode_captions([""])[0]
-    for epoch in range(settings.epochs):
+    for epoch in range(settings.stage_epochs(position.stage)):
         order = order_samples(samples.sample_ids, position, epoch)
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]

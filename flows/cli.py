@@ -99,6 +99,20 @@ def plan(
     _answer(run_plan(workspace, file), as_json)
 
 
+@app.command("plan-shards")
+def plan_shards(
+    batch: Annotated[int, typer.Option(min=1, metavar="K", help="How many deletions are carried out together.")] = 1,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the workspace's stages with other plans: what a deletion is expected to cost under each; changes nothing."""
+    from flows.shard_plans import run_plan_shards
+
+    document = run_plan_shards(workspace, batch, show_table=not as_json)
+    if as_json:
+        _answer(document, as_json)
+
+
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed request file; its signature lies in FILE.sig.")],
@@ -116,7 +130,8 @@ def learn(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="PNG or JPEG files, optionally captions.csv (file,caption).")],
     owner: Annotated[str, typer.Option(metavar="ID", help="Whose pictures these are.")],
     tier: Annotated[
-        int | None, typer.Option(metavar="N", help="How likely a withdrawal is: 0 is the least likely and trains first.")
+        str | None,
+        typer.Option(metavar="TIER", help="How likely a withdrawal is: a tier's name, or a stage's number; 0 trains first."),
     ] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,

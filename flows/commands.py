@@ -158,12 +158,14 @@ def _forget_or_explain(ws: Workspace, request_id: str) -> Document:
         return {"request_id": request_id, "status": "refused", "reason": error.reason, "message": str(error)}
 
 
-def run_learn(directory: Path, folder: Path, owner: str, tier: int | None) -> Document:
-    """Take an owner's folder in and learn it."""
+def run_learn(directory: Path, folder: Path, owner: str, tier: str | int | None) -> Document:
+    """Take an owner's folder in and learn it; a tier of digits is a stage's number."""
     from tasks.arrivals import read_arrival
     from tasks.ledger import Ledger
 
     ws = open_for_flow(directory)
+    if isinstance(tier, str) and tier.removeprefix("-").isdecimal():
+        tier = int(tier)
     arrival = read_arrival(ws, Ledger(ws), folder, owner, tier, utc_now())
     return learn_arrival(ws, arrival, show_progress=True)
 

@@ -49,11 +49,11 @@ class Arrival:
         return f"arrival-{self.digest[:16]}"
 
 
-def read_arrival(ws: Workspace, ledger: Ledger, folder: Path, owner_id: str, tier: int | None, now: datetime) -> Arrival:
+def read_arrival(ws: Workspace, ledger: Ledger, folder: Path, owner_id: str, tier: str | int | None, now: datetime) -> Arrival:
     """Read an owner's folder; changes nothing.
 
     Raises:
-        InvalidInputError: no folder, no picture in it, a damaged picture, captions that name no file, a tier out of range.
+        InvalidInputError: no folder, no picture in it, a damaged picture, captions that name no file, no such tier.
         SuppressedError: a picture was erased on request.
     """
     if not owner_id.strip():

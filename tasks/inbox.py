@@ -1,7 +1,7 @@
 """The inbox of a workspace: what is handed over to be taken in, and what became of it.
 
     requests/    request files (.yaml, .yml, .json, .csv), each with its signature in `<file>.sig`, and the pictures that they name
-    arrivals/    folders of pictures, each with `owner.json`: {"owner_id": "…", "tier": null or a number}, and captions.csv if wanted
+    arrivals/    folders of pictures, each with `owner.json`: {"owner_id": "…", "tier": null, name or number}, and captions.csv if wanted
     done/        one `<item>.json` for each item that was taken in, with the answers
     refused/     one `<item>.json` for each item that was refused, with the reason
 
@@ -27,11 +27,13 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainValidator, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
 
 from cdm_core.digests import Digest, json_digest
 from cdm_core.documents import decode_text, describe_problem, load_json
 from cdm_core.errors import InvalidInputError
+from cdm_core.tiers import is_tier_name
 from tasks.files import erase_folder, write_atomically
 from tasks.workspace import Workspace
 
@@ -57,11 +59,19 @@ class InboxItem:
     path: Path
 
 
+def _check_tier(value: object) -> str | int | None:
+    if value is None or (isinstance(value, str) and is_tier_name(value)):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise PydanticCustomError("tier", "must be a tier's name or a stage's number")
+
+
 class _OwnerFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     owner_id: Annotated[str, StringConstraints(min_length=1)]
-    tier: int | None = None
+    tier: Annotated[str | int | None, PlainValidator(_check_tier)] = None
 
 
 def create_inbox(ws: Workspace) -> None:
@@ -82,7 +92,7 @@ def find_item(ws: Workspace, name: str, now: datetime) -> InboxItem | None:
     return next((item for item in scan_inbox(ws, now) if item.name == name), None)
 
 
-def read_owner(folder: Path) -> tuple[str, int | None]:
+def read_owner(folder: Path) -> tuple[str, str | int | None]:
     """(owner id, tier) of an arrival.
 
     Raises:

@@ -26,7 +26,7 @@ class SourcePicture:
     """A picture as its source gives it: normalised PNG bytes, and an owner who is still named by `owner_id`."""
 
     owner_id: str
-    tier: int | None
+    tier: str | int | None
     png: bytes
     caption: str
     arrived_at: datetime

@@ -58,7 +58,7 @@ def plan_origins(manifest: pd.DataFrame, shard: int, settings: Settings) -> list
 
 def stage_steps(manifest: pd.DataFrame, settings: Settings) -> list[int]:
     """Optimiser steps of each stage."""
-    return [num_steps(len(stage_samples(manifest, stage)), settings.training) for stage in range(settings.stages)]
+    return [num_steps(len(stage_samples(manifest, stage)), settings.training, stage) for stage in range(settings.stages)]
 
 
 def train_shard(workspace: Workspace, shard: int) -> TrainedShard:

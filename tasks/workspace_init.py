@@ -9,13 +9,14 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdm_core.errors import InvalidInputError, StateError
 from cdm_core.manifests import build_manifest
 from cdm_core.partition import OwnerKey, Partition, assign, compute_owner_key
 from cdm_core.settings import parse_settings
+from cdm_core.tiers import resample_epochs
 from tasks.data_versions import Revision, commit_data, init_repository
 from tasks.files import write_atomically
 from tasks.manifest_store import save_manifest
@@ -93,10 +94,11 @@ def create_workspace(
 
     Raises:
         StateError: `directory` is a workspace already.
-        InvalidInputError: `directory` can't be used, or `shards`, `stages` or a tier is out of range.
+        InvalidInputError: `directory` can't be used, or `shards`, `stages` or a tier is out of range, or a tier is unknown.
     """
     check_directory(directory)
-    partition = Partition(shards=shards, stages=stages)
+    shipped = parse_settings(shipped_file("params.yaml").read_bytes(), "params.yaml").partition
+    partition = replace(shipped, shards=shards, stages=stages)
     existed = directory.exists()
     unfinished = Workspace(directory.resolve() / _UNFINISHED)
     shutil.rmtree(unfinished.root, ignore_errors=True)
@@ -115,7 +117,7 @@ def create_workspace(
 
 def _group_by_owner(pictures: Iterable[SourcePicture], secret: bytes, partition: Partition) -> list[_Owner]:
     samples: dict[str, list[Sample]] = defaultdict(list)
-    tiers: dict[str, int | None] = {}
+    tiers: dict[str, str | int | None] = {}
     for picture in pictures:
         samples[picture.owner_id].append(Sample(png=picture.png, caption=picture.caption, arrived_at=picture.arrived_at))
         tiers.setdefault(picture.owner_id, picture.tier)
@@ -154,9 +156,17 @@ def _params(partition: Partition) -> bytes:
     """The shipped `params.yaml` with its comments, for this partition."""
     text = shipped_file("params.yaml").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^shard_ids: .*$", f"shard_ids: {list(range(partition.shards))}", text)
+    text = re.sub(r"(?m)^  epochs: \[.*?\]", f"  epochs: {_epochs(text, partition)}", text)
     content = re.sub(r"(?m)^stages: .*$", f"stages: {partition.stages}", text).encode()
     assert parse_settings(content, "params.yaml").partition == partition, "the template has both lines"
     return content
+
+
+def _epochs(template: str, partition: Partition) -> list[int]:
+    """The shipped passes, which are one number a tier, for this partition's stages."""
+    shipped = parse_settings(template.encode(), "params.yaml").training
+    epochs = [shipped.stage_epochs(stage) for stage in range(len(partition.tiers))]
+    return resample_epochs(epochs, partition.tiers, partition.stages)
 
 
 def _publish(unfinished: Path, directory: Path) -> None:

@@ -61,6 +61,18 @@ def test_every_setting_changes_every_key(change: dict[str, float]) -> None:
     assert not set(other) & set(chain(STAGES))
 
 
+def test_a_stages_epochs_enter_its_own_key_and_no_other() -> None:
+    """Planning the later stages anew keeps the checkpoints of the earlier ones."""
+    constant = chain(STAGES)
+    listed = SETTINGS.model_copy(update={"epochs": [3, 3, 3]})
+    assert compute_chain(0, STAGES, listed, BACKBONE, FINGERPRINT) == constant
+    for stage in range(3):
+        epochs = [3, 3, 3]
+        epochs[stage] = 1
+        changed = compute_chain(0, STAGES, SETTINGS.model_copy(update={"epochs": epochs}), BACKBONE, FINGERPRINT)
+        assert first_changed_stage(constant, changed) == stage
+
+
 def test_the_settings_that_are_tested_are_all() -> None:
     assert set(TrainingSettings.model_fields) == {"rank", "learning_rate", "batch_size", "epochs", "caption_dropout"}
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ def document() -> dict[str, Any]:
 
 def with_value(path: str, value: object) -> bytes:
     parsed = document()
-    section, _, name = path.rpartition(".")
-    (parsed[section] if section else parsed)[name] = value
+    *sections, name = path.split(".")
+    inner = parsed
+    for section in sections:
+        inner = inner[section]
+    inner[name] = value
     return yaml.safe_dump(parsed).encode()
 
 
@@ -35,13 +39,21 @@ def without_value(path: str) -> bytes:
 def all_keys() -> list[str]:
     keys = []
     for name, value in document().items():
+        if name == "tiers":
+            continue  # may be missing, and its keys are names
         keys += [name] + [f"{name}.{inner}" for inner in value] if isinstance(value, dict) else [name]
     return keys
 
 
 def test_the_shipped_parameters_parse() -> None:
     settings = parse_settings(SHIPPED.read_bytes(), "params.yaml")
-    assert settings.partition == Partition(shards=8, stages=4)
+    assert replace(settings.partition, tiers=()) == Partition(shards=8, stages=4)
+    assert [(tier.name, tier.rate, tier.share) for tier in settings.partition.tiers] == [
+        ("contract", 0.002, 0.4),
+        ("opt-in", 0.02, 0.3),
+        ("opt-out", 0.1, 0.2),
+        ("contested", 0.5, 0.1),
+    ]
     assert settings.model_dump() == document()
 
 
@@ -74,6 +86,14 @@ def test_a_value_of_a_wrong_type_is_named(key: str) -> None:
         ("training.learning_rate", float("nan")),
         ("training.batch_size", 0),
         ("training.epochs", 0),
+        ("training.epochs", True),
+        ("training.epochs", 1.5),
+        ("training.epochs", []),
+        ("training.epochs", [1, 0, 1, 1]),
+        ("training.epochs", [1, 1, 1]),
+        ("tiers.contract.rate", "often"),
+        ("tiers.contract.rate", 0),
+        ("tiers.contract.share", -1),
         ("training.caption_dropout", 1),
         ("training.caption_dropout", -0.1),
         ("training.momentum", 0.9),
@@ -125,3 +145,31 @@ def test_what_is_no_mapping_is_refused_in_one_line(content: bytes) -> None:
 def test_no_bytes_raise_anything_else(content: bytes) -> None:
     with pytest.raises(InvalidInputError, match=r"^params.yaml: [^\n]+$"):
         parse_settings(content, "params.yaml")
+
+
+def test_epochs_are_one_number_or_one_a_stage() -> None:
+    one, each = (parse_settings(with_value("training.epochs", value), "p").training for value in (3, [4, 3, 2, 1]))
+    assert [one.stage_epochs(stage) for stage in range(4)] == [3, 3, 3, 3]
+    assert [each.stage_epochs(stage) for stage in range(4)] == [4, 3, 2, 1]
+
+
+def test_epochs_that_do_not_fit_the_stages_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"^p: training.epochs: names 4 stages; stages: is 5$"):
+        parse_settings(with_value("stages", 5), "p")
+
+
+def test_parameters_from_before_there_were_tiers_are_valid() -> None:
+    assert parse_settings(without_value("tiers"), "p").partition == Partition(shards=8, stages=4)
+
+
+@pytest.mark.parametrize(
+    ("tiers", "message"),
+    [
+        ({"Cold": {"rate": 1, "share": 1}}, "^p: tiers: a name has up to 32 of a-z, 0-9, - and _, and begins with a letter$"),
+        ({"7": {"rate": 1, "share": 1}}, "^p: tiers: a name has"),
+        ({"cold": {"rate": 1, "share": 0}}, "^p: tiers: no share is above 0$"),
+    ],
+)
+def test_tiers_that_place_nobody_are_refused(tiers: object, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        parse_settings(with_value("tiers", tiers), "p")

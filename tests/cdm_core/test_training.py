@@ -127,6 +127,16 @@ def test_resumed_equals_scratch_on_the_shipped_backbone() -> None:
     assert sha256_digest(resumed[keys[-1]]) != sha256_digest(list(store.values())[-1])
 
 
+def test_stages_with_epochs_of_their_own(trained: Store) -> None:
+    """Other epochs from the second stage on reuse the first, and come out as from scratch."""
+    planned = SETTINGS.model_copy(update={"epochs": [2, 1, 3]})
+    resumed, keys, reused = train_chain(tiny_backbone(), without(PLAN, ["c5"]), planned, trained)
+    scratch, _, _ = train_chain(tiny_backbone(), without(PLAN, ["c5"]), planned)
+    assert reused == 1
+    assert digests_of(resumed, keys) == digests_of(scratch, keys)
+    assert [num_steps(len(names), planned, stage) for stage, names in enumerate(PLAN)] == [4, 1, 6]
+
+
 def train_once(samples: StageSamples, settings: TrainingSettings = SETTINGS, *, shard: int = SHARD, stage: int = 0) -> Digest:
     backbone = tiny_backbone()
     model = attach_adapter(backbone, settings.rank)
@@ -240,12 +250,12 @@ def test_every_step_is_reported() -> None:
     reports: list[None] = []
     samples, position = make_samples(["a", "b", "c", "d"]), StagePosition(shard=SHARD, stage=0)
     train_stage(backbone, model, initial_adapter(model, SHARD), samples, position, SETTINGS, on_step=lambda: reports.append(None))
-    assert len(reports) == num_steps(4, SETTINGS) == 4
+    assert len(reports) == num_steps(4, SETTINGS, 0) == 4
 
 
 @pytest.mark.parametrize(("samples", "steps"), [(0, 0), (1, 2), (3, 2), (4, 4), (6, 4), (7, 6)])
 def test_an_epoch_ends_with_its_ragged_batch(samples: int, steps: int) -> None:
-    assert num_steps(samples, SETTINGS) == steps
+    assert num_steps(samples, SETTINGS, 0) == steps
 
 
 @given(names=st.sets(st.text(max_size=5), min_size=1, max_size=12), epoch=st.integers(0, 5), removed=st.data())
@@ -262,7 +272,7 @@ def test_a_deletion_changes_neither_noise_nor_time_of_what_stays() -> None:
         batches = list(_batches(tiny_backbone(), make_samples(names), StagePosition(shard=SHARD, stage=1), SETTINGS))
         return {
             latent.numpy().tobytes() + bytes([epoch]): (noise.numpy().tobytes(), float(time))
-            for epoch in range(SETTINGS.epochs)
+            for epoch in range(SETTINGS.stage_epochs(1))
             for batch in batches[epoch * len(batches) // 2 : (epoch + 1) * len(batches) // 2]
             for latent, noise, time in zip(batch.latents, batch.noise, batch.time, strict=True)
         }

@@ -17,6 +17,7 @@ COMMANDS = {
     "keys add-issuer": {"name", "--public-key"},
     "sign": {"file", "--issuer"},
     "plan": {"file"},
+    "plan-shards": {"--batch"},
     "submit": {"file"},
     "learn": {"directory", "--owner", "--tier"},
     "review": {"request_id", "--accept", "--reject", "--reason"},

@@ -74,6 +74,8 @@ def test_what_was_forgotten_does_not_come_back(forgotten: Forgotten, tmp_path: P
     ("change", "options", "message"),
     [
         ("", ("--tier", "2"), "tier 2 is not between 0 and 1"),
+        ("", ("--tier", "-1"), "tier -1 is not between 0 and 1"),
+        ("", ("--tier", "cold"), "tier: must be one of contract, opt-in, opt-out, contested, or a stage's number from 0 to 1"),
         ("torn", (), "blue-thing_1.png: not a readable PNG or JPEG picture"),
         ("captions", (), "captions.csv: line 2: no such picture in the folder"),
         ("empty", (), "no PNG or JPEG file in it"),
@@ -107,8 +109,8 @@ def test_a_gate_that_does_not_pass_asks_a_person(copied: Workspace, tmp_path: Pa
 
 
 def test_a_learnt_owner_can_be_forgotten_again(copied: Workspace, built: Built, tmp_path: Path) -> None:
-    learnt = lethe(copied, "learn", _folder(tmp_path / "mine", 20), "--owner", NEWCOMER, "--tier", "1").document
-    assert learnt["model_version"] == 2
+    learnt = lethe(copied, "learn", _folder(tmp_path / "mine", 20), "--owner", NEWCOMER, "--tier", "contested").document
+    assert (learnt["model_version"], learnt["stage"]) == (2, 1)
     answer = lethe(copied, "submit", signed_request(copied, tmp_path, owner_ids=[NEWCOMER])).document
     assert answer["status"] == "completed"
     assert champion(copied).composition == built.answer["composition"]  # type: ignore[union-attr]

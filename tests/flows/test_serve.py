@@ -76,7 +76,10 @@ def test_a_request_file_is_dealt_with_through_its_event(served: Served) -> None:
 def test_a_refused_arrival_stays_for_mending(served: Served) -> None:
     folder = put_arrival(served.ws, {"owner_id": OWNER, "tier": "cold"})
     outcome = served.outcome("refused", "arrival")
-    assert (outcome["reason"], outcome["message"]) == ("bad_input", "owner.json: tier: Input should be a valid integer")
+    assert (outcome["reason"], outcome["message"]) == (
+        "bad_input",
+        "tier: must be one of contract, opt-in, opt-out, contested, or a stage's number from 0 to 1",
+    )
     served.wait_for(lambda: not (folder / "owner.json").exists())
     assert sorted(file.name for file in folder.iterdir()) == ["0.png", "1.png", "2.png"]
 

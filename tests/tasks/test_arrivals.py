@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def read(ws: Workspace, folder: Path, owner: str = "erin", tier: int | None = None) -> Arrival:
+def read(ws: Workspace, folder: Path, owner: str = "erin", tier: str | int | None = None) -> Arrival:
     return read_arrival(ws, Ledger(ws), folder, owner, tier, NOW)
 
 
@@ -68,7 +68,9 @@ def test_captions_are_read_from_their_file(ws: Workspace, folder: Path) -> None:
 
 def test_the_tier_is_the_stage_and_leaves_the_shard(ws: Workspace, folder: Path) -> None:
     undeclared = read(ws, folder)
-    assert [(read(ws, folder, tier=tier).shard, read(ws, folder, tier=tier).stage) for tier in (0, 1)] == [
+    assert [(read(ws, folder, tier=tier).shard, read(ws, folder, tier=tier).stage) for tier in (0, 1, "contract", "contested")] == [
+        (undeclared.shard, 0),
+        (undeclared.shard, 1),
         (undeclared.shard, 0),
         (undeclared.shard, 1),
     ]
@@ -132,6 +134,8 @@ def test_a_damaged_picture_is_refused_by_name(ws: Workspace, folder: Path) -> No
 
 
 def test_a_tier_that_is_no_stage_is_refused(ws: Workspace, folder: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"^tier: must be one of contract, opt-in, opt-out, contested, or a stage's number from"):
+        read(ws, folder, tier="cold")
     with pytest.raises(InvalidInputError, match=r"^tier 2 is not between 0 and 1$"):
         read(ws, folder, tier=2)
 

@@ -147,7 +147,8 @@ def test_an_item_is_found_by_its_name(ws: Workspace) -> None:
 def test_an_owner_is_read(ws: Workspace) -> None:
     assert read_owner(put_arrival(ws)) == ("johanna", None)
     assert read_owner(put_arrival(ws, "second", '{"owner_id": "ada", "tier": 2}')) == ("ada", 2)
-    assert read_owner(put_arrival(ws, "third", '{"owner_id": "ada"}')) == ("ada", None)
+    assert read_owner(put_arrival(ws, "third", '{"owner_id": "ada", "tier": "opt-in"}')) == ("ada", "opt-in")
+    assert read_owner(put_arrival(ws, "fourth", '{"owner_id": "ada"}')) == ("ada", None)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +159,8 @@ def test_an_owner_is_read(ws: Workspace) -> None:
         ("{}", r"owner\.json: owner_id: Field required"),
         ('{"owner_id": ""}', r"owner\.json: owner_id: String should have at least 1 character"),
         ('{"owner_id": 7}', r"owner\.json: owner_id: Input should be a valid string"),
-        ('{"owner_id": "johanna", "tier": "1"}', r"owner\.json: tier: Input should be a valid integer"),
-        ('{"owner_id": "johanna", "tier": true}', r"owner\.json: tier: Input should be a valid integer"),
+        ('{"owner_id": "johanna", "tier": "1"}', r"owner\.json: tier: must be a tier's name or a stage's number"),
+        ('{"owner_id": "johanna", "tier": true}', r"owner\.json: tier: must be a tier's name or a stage's number"),
         ('{"owner_id": "johanna", "shard": 1}', r"owner\.json: shard: Extra inputs are not permitted"),
         (json.dumps({"owner_id": "j" * 10_000}), r"owner\.json: more than 10,000 bytes"),
     ],

@@ -23,7 +23,7 @@ def create(directory: Path, pictures: list[SourcePicture] | Iterator[SourcePictu
     return create_workspace(directory, pictures=pictures, secret=SECRET, progress=lambda done, total: None, **options)
 
 
-def picture(owner: str, grey: int, caption: str = "", tier: int | None = None) -> SourcePicture:
+def picture(owner: str, grey: int, caption: str = "", tier: str | int | None = None) -> SourcePicture:
     return SourcePicture(owner_id=owner, tier=tier, png=png(grey), caption=caption, arrived_at=ARRIVED_AT)
 
 
@@ -73,7 +73,11 @@ def test_parameters_are_set_and_their_comments_kept(tmp_path: Path) -> None:
     assert (settings.shard_ids, settings.stages) == ([0, 1, 2, 3, 4], 3)
     template, text = (path.read_text().splitlines() for path in (shipped_file("params.yaml"), tmp_path / "ws" / "params.yaml"))
     changed = {new for old, new in zip(template, text, strict=True) if old != new}
-    assert changed == {"shard_ids: [0, 1, 2, 3, 4]", "stages: 3"}
+    assert changed == {
+        "shard_ids: [0, 1, 2, 3, 4]",
+        "stages: 3",
+        "  epochs: [4, 2, 1] # one number a stage, or one for all; the same steps as 3 for all, where a deletion is least likely",
+    }
 
 
 def test_of_an_owners_equal_pictures_the_first_stays_and_other_owners_keep_theirs(tmp_path: Path) -> None:
@@ -89,6 +93,18 @@ def test_the_declared_tier_is_the_stage(tmp_path: Path) -> None:
     manifests = load_manifests(Workspace(tmp_path / "ws"))
     for owner, stage in (("anna", 1), ("ben", 0), ("cleo", 1)):
         assert find_samples(manifests, owner_keys={compute_owner_key(SECRET, owner)})["stage"].tolist() == [stage]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4, 5, 100])
+def test_any_number_of_stages_fits_the_tiers(tmp_path: Path, stages: int) -> None:
+    create(tmp_path / "ws", [picture("anna", 1, tier="contract"), picture("ben", 2, tier="contested")], stages=stages)
+    ws = Workspace(tmp_path / "ws")
+    training, manifests = ws.settings().training, load_manifests(ws)
+    epochs = [training.stage_epochs(stage) for stage in range(stages)]
+    assert epochs == sorted(epochs, reverse=True)
+    cold, hot = (find_samples(manifests, owner_keys={compute_owner_key(SECRET, owner)})["stage"].item() for owner in ("anna", "ben"))
+    assert cold <= (stages - 1) // 4
+    assert hot >= stages * 3 // 4
 
 
 def test_keys_may_be_there_before_and_make_it_a_workspace(tmp_path: Path) -> None:
@@ -128,6 +144,8 @@ def test_used_directories_are_refused_untouched(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"^tier: must be one of contract, opt-in, opt-out, contested, or a stage's number"):
+        create(tmp_path / "ws", [picture("anna", 1), picture("ben", 2, tier="unheard-of")])
     with pytest.raises(InvalidInputError, match=r"^tier 2 is not between 0 and 1$"):
         create(tmp_path / "ws", [picture("anna", 1), picture("ben", 2, tier=2)])
     assert not (tmp_path / "ws").exists()
