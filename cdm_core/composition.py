@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cdm_core.digests import Digest, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
-from cdm_core.settings import Method, SamplingSettings
+from cdm_core.settings import STOCHASTIC_METHODS, Method, SamplerName, SamplingSettings
 
 _SCHEMA = "lethe/composition/v1"
 
@@ -85,12 +85,19 @@ class Composition:
             knn_temperature=self.knn_temperature,
         )
 
-    def with_method(self, method: Method) -> "Composition":
-        """The same experts, mixed another way."""
+    def with_method(self, method: Method, sampler: SamplerName | None = None) -> "Composition":
+        """The same experts, mixed another way; a method that needs the stochastic sampler brings it unless another one is named.
+
+        Raises:
+            InvalidInputError: the named sampler is not one that the method can work with.
+        """
+        needed = sampler or ("ddpm" if method in STOCHASTIC_METHODS else self.sampling.sampler)
+        if method in STOCHASTIC_METHODS and needed != "ddpm":
+            raise InvalidInputError(f"method {method} needs the stochastic sampler, ddpm, not {needed}")
         return Composition(
             backbone=self.backbone,
             experts=self.experts,
-            sampling=self.sampling.model_copy(update={"method": method}),
+            sampling=self.sampling.model_copy(update={"method": method, "sampler": needed}),
             knn_temperature=self.knn_temperature,
         )
 
@@ -105,6 +112,18 @@ def parse_method(name: str) -> Method:
         if method == name:
             return method  # type: ignore[no-any-return]  # get_args is untyped
     raise InvalidInputError(f"method {name!r} is not one of {', '.join(get_args(Method))}")
+
+
+def parse_sampler(name: str) -> SamplerName:
+    """The sampler of that name.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    for sampler in get_args(SamplerName):
+        if sampler == name:
+            return sampler  # type: ignore[no-any-return]  # get_args is untyped
+    raise InvalidInputError(f"sampler {name!r} is not one of {', '.join(get_args(SamplerName))}")
 
 
 def parse_composition(content: bytes) -> Composition:

@@ -6,12 +6,29 @@ Pydantic guards the door since a person edits the file; inside, each component t
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cdm_core.errors import InvalidInputError
 from cdm_core.partition import Partition
 
-Method = Literal["shard_per_image", "knn", "average", "random"]
+Method = Literal[
+    "shard_per_image",
+    "knn",
+    "average",
+    "random",
+    "bayes",
+    "classifier",
+    "cp_delta",
+    "top_k:knn",
+    "top_k:average",
+    "top_k:bayes",
+    "top_k:classifier",
+    "top_k:shard_per_image",
+    "top_k:random",
+]
+SamplerName = Literal["euler", "ddim", "dpm_solver", "ddpm"]
+STOCHASTIC_METHODS: frozenset[Method] = frozenset({"bayes", "top_k:bayes", "cp_delta"})
+"""Need the probability of each step, hence `ddpm`."""
 
 
 class _Section(BaseModel):
@@ -29,11 +46,22 @@ class TrainingSettings(_Section):
 
 
 class SamplingSettings(_Section):
-    """Euler steps along the linear path, and how experts are mixed."""
+    """Steps from noise to picture, and how experts are mixed.
+
+    The sampler is left out of documents where it is the default, so that compositions keep the digests that they had before there
+    was a choice.
+    """
 
     steps: int = Field(ge=1, le=1000)
     guidance_scale: float = Field(ge=1)
     method: Method
+    sampler: SamplerName = Field(default="euler", exclude_if=lambda sampler: sampler == "euler")
+
+    @model_validator(mode="after")
+    def _check_sampler(self) -> "SamplingSettings":
+        if self.method in STOCHASTIC_METHODS and self.sampler != "ddpm":
+            raise ValueError(f"method {self.method} needs the stochastic sampler, ddpm, not {self.sampler}")
+        return self
 
 
 class KnnSettings(_Section):
