@@ -49,6 +49,11 @@ class Composition:
         return tuple(expert.shard for expert in self.experts)
 
     @property
+    def is_one_expert_a_seed(self) -> bool:
+        """Whether one expert alone makes a picture, and which one follows from the seed."""
+        return bool(self.experts) and self.sampling.method == "shard_per_image" and self.sampling.prior == "counts"
+
+    @property
     def digest(self) -> Digest:
         """The model's name."""
         return sha256_digest(self.to_bytes())

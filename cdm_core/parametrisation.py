@@ -75,9 +75,7 @@ class Prediction:
 def from_velocity(x: torch.Tensor, signal: Signal, velocity: torch.Tensor) -> Prediction:
     """From the linear path's velocity ε̂ − x̂_0, for x on any path."""
     total = signal.alpha + signal.sigma
-    return Prediction(
-        signal=signal, clean=(x - signal.sigma * velocity) / total, noise=(x + signal.alpha * velocity) / total
-    )
+    return Prediction(signal=signal, clean=(x - signal.sigma * velocity) / total, noise=(x + signal.alpha * velocity) / total)
 
 
 def from_noise(x: torch.Tensor, signal: Signal, noise: torch.Tensor) -> Prediction:

@@ -26,6 +26,7 @@ Method = Literal[
     "top_k:shard_per_image",
     "top_k:random",
 ]
+PriorName = Literal["counts", "clip"]
 SamplerName = Literal["euler", "ddim", "dpm_solver", "ddpm"]
 STOCHASTIC_METHODS: frozenset[Method] = frozenset({"bayes", "top_k:bayes", "cp_delta"})
 """Need the probability of each step, hence `ddpm`."""
@@ -48,7 +49,7 @@ class TrainingSettings(_Section):
 class SamplingSettings(_Section):
     """Steps from noise to picture, and how experts are mixed.
 
-    The sampler is left out of documents where it is the default, so that compositions keep the digests that they had before there
+    Sampler and prior are left out of documents where they are the default, so that compositions keep the digests that they had before there
     was a choice.
     """
 
@@ -56,6 +57,7 @@ class SamplingSettings(_Section):
     guidance_scale: float = Field(ge=1)
     method: Method
     sampler: SamplerName = Field(default="euler", exclude_if=lambda sampler: sampler == "euler")
+    prior: PriorName = Field(default="counts", exclude_if=lambda prior: prior == "counts")
 
     @model_validator(mode="after")
     def _check_sampler(self) -> "SamplingSettings":

@@ -1,0 +1,85 @@
+"""What every method of mixing takes and gives: weights(x_t, t, predictions, condition) → w.
+
+Methods hold no state. What a method may want to know of the path so far, the sampler keeps and hands over with the predictions: the
+evidence for each expert, and the weights of the step before.
+
+Shape suffixes: B pictures, N experts, C channels, H, W height and width, D embedding width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+
+EvaluateExpert = Callable[[int, torch.Tensor], torch.Tensor]
+"""(position of an expert, row numbers [R]) → its velocities [R, C, H, W] at this step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What a batch of pictures is asked for: one caption ("" for none) and one seed each."""
+
+    captions: list[str]
+    seeds: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """What the experts say at one step, evaluated when first asked for, and what the path has said of them so far.
+
+    Attributes:
+        step: number of the step, from 0.
+        evaluate: one expert on some pictures.
+        active_BN: which experts are still in play for a picture; the others are not evaluated and count for nothing.
+        evidence_BN: log-likelihood of the path so far under each expert, up to a constant of the picture; None where the sampler is
+            deterministic, so that the path says nothing.
+        previous_BN: the weights of the step before; None at the first.
+    """
+
+    step: int
+    evaluate: EvaluateExpert
+    active_BN: torch.Tensor
+    evidence_BN: torch.Tensor | None = None
+    previous_BN: torch.Tensor | None = None
+    _cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every active expert has been evaluated."""
+        return len(self._cache) == self.active_BN.shape[1]
+
+    def velocities(self) -> torch.Tensor:
+        """float [N, B, C, H, W]; zero where an expert is not active."""
+        return torch.stack([self._velocity(position) for position in range(self.active_BN.shape[1])])
+
+    def restricted_to(self, active_BN: torch.Tensor) -> "Predictions":
+        """The same, with fewer experts in play."""
+        return replace(self, active_BN=self.active_BN & active_BN, _cache={})
+
+    def _velocity(self, position: int) -> torch.Tensor:
+        if position not in self._cache:
+            rows = torch.nonzero(self.active_BN[:, position]).flatten()
+            self._cache[position] = rows, self.evaluate(position, rows)
+        rows, values = self._cache[position]
+        if len(rows) == len(self.active_BN):
+            return values
+        return values.new_zeros(len(self.active_BN), *values.shape[1:]).index_copy(0, rows, values)
+
+
+class Mixer(Protocol):
+    """One method of mixing."""
+
+    def weights(self, x_BCHW: torch.Tensor, t: float, predictions: Predictions, condition: Condition) -> torch.Tensor:
+        """Weights float [B, N], each row summing to 1, for x_t on the linear path."""
+
+
+def one_hot(positions: list[int], num_experts: int) -> torch.Tensor:
+    """Weights [B, N] of one expert a picture."""
+    return torch.nn.functional.one_hot(torch.tensor(positions), num_experts).float()
+
+
+def masked_priors(priors_BN: torch.Tensor, predictions: Predictions) -> torch.Tensor:
+    """Priors of the active experts alone, normalised."""
+    priors_BN = priors_BN * predictions.active_BN
+    return priors_BN / priors_BN.sum(dim=1, keepdim=True)
