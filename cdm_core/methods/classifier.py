@@ -78,7 +78,7 @@ class Classifier:
 def mid_features(backbone: Backbone, x_BCHW: torch.Tensor, t_B: torch.Tensor) -> torch.Tensor:
     """The bare network's mid-block for no caption, float [B, L, D], in batches of one shape."""
     caught: list[torch.Tensor] = []
-    middle: torch.nn.Module = backbone.network.mid_block
+    middle = backbone.network.get_submodule("mid_block")
     hook = middle.register_forward_hook(lambda module, inputs, output: caught.append(output.flatten(2).transpose(1, 2)))
     padding = -len(x_BCHW) % _BATCH
     x_BCHW = torch.cat([x_BCHW, x_BCHW.new_zeros(padding, *x_BCHW.shape[1:])])

@@ -7,7 +7,7 @@ Shape suffixes: B pictures, N experts, C channels, H, W height and width, D embe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -53,9 +53,10 @@ class Predictions:
         """float [N, B, C, H, W]; zero where an expert is not active."""
         return torch.stack([self._velocity(position) for position in range(self.active_BN.shape[1])])
 
-    def restricted_to(self, active_BN: torch.Tensor) -> "Predictions":
-        """The same, with fewer experts in play."""
-        return replace(self, active_BN=self.active_BN & active_BN, _cache={})
+    def narrow_to(self, active_BN: torch.Tensor) -> None:
+        """Put experts out of play for this step, before any is evaluated; the sampler mixes what is left."""
+        assert not self._cache, "narrowing comes first"
+        self.active_BN.logical_and_(active_BN)
 
     def _velocity(self, position: int) -> torch.Tensor:
         if position not in self._cache:

@@ -31,7 +31,7 @@ class TopK:
         previous_BN = predictions.previous_BN
         if previous_BN is not None:
             is_gated_B1 = (previous_BN > 0).sum(dim=1, keepdim=True) <= self.k
-            predictions.active_BN.logical_and_((previous_BN > 0) | ~is_gated_B1)
+            predictions.narrow_to((previous_BN > 0) | ~is_gated_B1)
         weights_BN = self.inner.weights(x_BCHW, t, predictions, condition)
         if previous_BN is not None:
             weights_BN = torch.where(predictions.active_BN, weights_BN, 0)
