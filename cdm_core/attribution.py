@@ -7,8 +7,8 @@ Common noise (Kong et al. 2023, information-theoretic diffusion). With α the lo
 importance-sampled from a logistic over α, with the same (ε, α) for all experts: what an expert's error shares with the others' cancels.
 Credit is softmax(log λ_i + log p_i).
 
-The path (paper eq. 6, done right). Along the mixture's probability flow dx/dt = v = Σ w_i v_i, log p(x_0) − log p(x_1) = ∫ ∇·v dt. The weights
-depend on x too, ∇w_i = w_i(s_i − s), so that
+The path (paper eq. 6, done right). Along the mixture's probability flow dx/dt = v = Σ w_i v_i, log p(x_0) − log p(x_1) = ∫ ∇·v dt. The
+weights depend on x too, ∇w_i = w_i(s_i − s), so that
 
     ∇·s = Σ_i w_i [ ∇·s_i + ⟨s_i − s, s_i⟩ ];
 
@@ -128,8 +128,8 @@ class PathCredit:
     end_BCHW: torch.Tensor
 
     @property
-    def shares_BN(self) -> torch.Tensor:
-        """Contributions over their sum; one may be negative."""
+    def shares(self) -> torch.Tensor:
+        """Contributions over their sum, float [B, N]; one may be negative."""
         return self.contributions_BN / self.contributions_BN.sum(dim=1, keepdim=True)
 
 
