@@ -5,12 +5,12 @@ the same operation, another list. Sample counts are those that each adapter was 
 λ_i = n_i / Σ n_j is exact after a deletion (paper eq. 3).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from cdm_core.digests import Digest, canonical_json, sha256_digest
+from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
 from cdm_core.settings import STOCHASTIC_METHODS, Method, SamplerName, SamplingSettings
 
@@ -35,6 +35,8 @@ class Composition:
     experts: tuple[Expert, ...]
     sampling: SamplingSettings
     knn_temperature: float
+    classifier: Digest | None = None
+    """File of the non-local method's network, named only where that method is used."""
 
     def __post_init__(self) -> None:
         shards = [expert.shard for expert in self.experts]
@@ -64,15 +66,16 @@ class Composition:
             {"shard": expert.shard, "adapter": expert.adapter, "samples": expert.samples, "centroids": expert.centroids}
             for expert in self.experts
         ]
-        return canonical_json(
-            {
-                "schema": _SCHEMA,
-                "backbone": self.backbone,
-                "experts": experts,
-                "sampling": self.sampling.model_dump(),
-                "knn_temperature": self.knn_temperature,
-            }
-        )
+        document: dict[str, Json] = {
+            "schema": _SCHEMA,
+            "backbone": self.backbone,
+            "experts": experts,
+            "sampling": self.sampling.model_dump(),
+            "knn_temperature": self.knn_temperature,
+        }
+        if self.classifier is not None:
+            document["classifier"] = self.classifier
+        return canonical_json(document)
 
     def restricted_to(self, shards: list[int]) -> "Composition":
         """The composition of some of its shards only.
@@ -83,12 +86,9 @@ class Composition:
         unknown = sorted(set(shards) - set(self.shards))
         if unknown:
             raise InvalidInputError(f"shard {unknown[0]} is not in the composition; it has {list(self.shards)}")
-        return Composition(
-            backbone=self.backbone,
-            experts=tuple(expert for expert in self.experts if expert.shard in shards),
-            sampling=self.sampling,
-            knn_temperature=self.knn_temperature,
-        )
+        kept = tuple(expert for expert in self.experts if expert.shard in shards)
+        # A classifier has seen every shard, so one that is left out would still have a say.
+        return replace(self, experts=kept, classifier=self.classifier if kept == self.experts else None)
 
     def with_method(self, method: Method, sampler: SamplerName | None = None) -> "Composition":
         """The same experts, mixed another way; a method that needs the stochastic sampler brings it unless another one is named.
@@ -99,12 +99,11 @@ class Composition:
         needed = sampler or ("ddpm" if method in STOCHASTIC_METHODS else self.sampling.sampler)
         if method in STOCHASTIC_METHODS and needed != "ddpm":
             raise InvalidInputError(f"method {method} needs the stochastic sampler, ddpm, not {needed}")
-        return Composition(
-            backbone=self.backbone,
-            experts=self.experts,
-            sampling=self.sampling.model_copy(update={"method": method, "sampler": needed}),
-            knn_temperature=self.knn_temperature,
-        )
+        return replace(self, sampling=self.sampling.model_copy(update={"method": method, "sampler": needed}))
+
+    def with_classifier(self, classifier: Digest) -> "Composition":
+        """The same experts, weighted by a trained network."""
+        return replace(self, classifier=classifier)
 
 
 def parse_method(name: str) -> Method:

@@ -9,6 +9,7 @@ into x̂_0 (`cdm_core.parametrisation`), which is finite at t = 1 too, where α 
 weights and copy protection compute with. Its noise comes from a generator of the picture's own.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,7 +80,8 @@ class DpmSolverSampler:
         self._scheduler = DPMSolverMultistepScheduler(
             algorithm_type="dpmsolver++", prediction_type="flow_prediction", use_flow_sigmas=True, euler_at_final=True
         )
-        self._scheduler.set_timesteps(steps)
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # diffusers 0.42 meets NumPy 2
+            self._scheduler.set_timesteps(steps)
 
     @property
     def times(self) -> list[float]:

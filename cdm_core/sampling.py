@@ -10,11 +10,13 @@ Shape suffixes as in `cdm_core.methods.interface`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from cdm_core.backbone import Backbone, predict_velocity
+from cdm_core.copy_protection import NUM_PARTICLES, run_particles
 from cdm_core.digests import derive_seed
 from cdm_core.fingerprint import require_one_thread
 from cdm_core.methods.interface import Condition, Mixer, Predictions
@@ -56,6 +58,45 @@ def sample_latents(
     x_BCHW = torch.stack([draw_start(backbone, seed) for seed in condition.seeds])
     evaluate = bind(backbone, experts, condition, settings)
     return walk(build_sampler(settings.sampler, settings.steps), mixer, evaluate, x_BCHW, condition, len(experts), on_step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectedLatents:
+    """Draws of the product of experts, and how far each one's particle weights ever degenerated, of 1."""
+
+    latents: torch.Tensor
+    smallest_effective_shares: list[float]
+
+
+@torch.no_grad()
+def sample_protected(
+    backbone: Backbone,
+    experts: Sequence[torch.nn.Module],
+    shares_N: torch.Tensor,
+    condition: Condition,
+    settings: SamplingSettings,
+    on_picture: Callable[[], None] = lambda: None,
+) -> ProtectedLatents:
+    """`cp_delta`: one particle of each caption and seed, from a batch of particles of its own.
+
+    Raises:
+        ValueError: the process runs more than one thread.
+    """
+    require_one_thread()
+    made, effective = [], []
+    for caption, seed in zip(condition.captions, condition.seeds, strict=True):
+        particles_of = Condition(captions=[caption] * NUM_PARTICLES, seeds=[seed] * NUM_PARTICLES)
+        evaluate = evaluate_together(bind(backbone, experts, particles_of, settings), len(experts))
+        particles = run_particles(build_sampler(settings.sampler, settings.steps), evaluate, backbone.latent_shape, shares_N, seed=seed)
+        made.append(particles.draw(seed))
+        effective.append(particles.smallest_effective_share)
+        on_picture()
+    return ProtectedLatents(latents=torch.stack(made), smallest_effective_shares=effective)
+
+
+def evaluate_together(evaluate: EvaluateAt, num_experts: int) -> Callable[[torch.Tensor, float], torch.Tensor]:
+    """Every expert on every row: velocities [N, B, C, H, W]."""
+    return lambda x, t: torch.stack([evaluate(position, torch.arange(len(x)), x, t) for position in range(num_experts)])
 
 
 def bind(backbone: Backbone, experts: Sequence[torch.nn.Module], condition: Condition, settings: SamplingSettings) -> EvaluateAt:

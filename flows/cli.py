@@ -175,14 +175,44 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Pictures are a function of seed, prompt and model.")] = 0,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What to draw; else unconditional.")] = None,
     shards: Annotated[str | None, typer.Option(metavar="a,b", help="Use these shards only.")] = None,
-    method: Annotated[str | None, typer.Option(metavar="M", help="shard_per_image, knn, average or random.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="shard_per_image, knn, classifier, average, random, bayes, cp_delta, or top_k: before one of them."),
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(metavar="S", help="euler, ddim, dpm_solver or ddpm.")] = None,
+    bound: Annotated[float | None, typer.Option(min=0, metavar="K", help="Of cp_delta: refuse pictures above it.")] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Sample the champion into a PNG grid."""
     from flows.generate import run_generate
 
-    _answer(run_generate(workspace, num=num, seed=seed, prompt=prompt, shards=shards, method=method, out=out), as_json)
+    document = run_generate(
+        workspace, num=num, seed=seed, prompt=prompt, shards=shards, method=method, sampler=sampler, bound=bound, out=out
+    )
+    _answer(document, as_json)
+
+
+@app.command()
+def attribute(
+    image: Annotated[Path | None, typer.Argument(metavar="IMAGE", help="A PNG or JPEG file.")] = None,
+    num: Annotated[int | None, typer.Option("--generate", min=1, max=256, metavar="N", help="Attribute N generated pictures.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated pictures.")] = 0,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What the picture shows; else unconditional.")] = None,
+    draws: Annotated[int, typer.Option(min=2, max=4096, help="Noise draws an adapter.")] = 32,
+    plot: Annotated[Path, typer.Option(metavar="FILE", help="The SVG of weights over denoising time to write.")] = Path("attribution.svg"),
+    validate: Annotated[bool, typer.Option("--validate", help="Of generated pictures: compare with leaving each shard out.")] = False,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which shards a picture came from, with standard errors."""
+    if (image is None) == (num is None):
+        raise typer.BadParameter("say either IMAGE or --generate N")
+    if validate and image is not None:
+        raise typer.BadParameter("--validate needs --generate")
+    from flows.attribute import run_attribute
+
+    _answer(run_attribute(workspace, image, num=num, seed=seed, prompt=prompt, draws=draws, plot=plot, validate=validate), as_json)
 
 
 @app.command()

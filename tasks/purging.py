@@ -12,6 +12,7 @@ from cdm_core.errors import VerificationError
 from tasks.case import Case, read_served
 from tasks.checkpoints import CheckpointStore
 from tasks.clock import utc_now
+from tasks.classifiers import renew_classifiers
 from tasks.compositions import adapter_files, load_composition, saved_compositions, tainted_adapters
 from tasks.deciding import audit_run, close_run
 from tasks.erasure import erase_objects, objects_to_erase
@@ -82,6 +83,7 @@ def erase_tainted(
     counts["compositions"] = _erase_compositions(ws, tainted)
     counts["generated_pictures"] = erase_generated_but(ws, list(kept.values()), pictures)
     counts["grids"] = erase_folder(ws.cache / "grids")
+    counts["classifiers"] = renew_classifiers(ws)
     counts["shard_descriptions"] = erase_descriptions_but(ws, list(descriptions))
     for composition in kept.values():
         adapter_files(ws, composition)  # raises if what stays has lost a file

@@ -24,6 +24,7 @@ from cdm_core.methods.interface import Condition, Predictions
 from cdm_core.training import StageSamples
 
 _BATCH = 16
+_SHARDS = "shards"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,36 +141,29 @@ def train_classifier(
     return network.eval().requires_grad_(False)
 
 
-def classifier_to_bytes(network: ShardClassifier) -> bytes:
-    """safetensors bytes."""
-    return save({name: tensor.contiguous() for name, tensor in sorted(network.state_dict().items())})
+def classifier_to_bytes(network: ShardClassifier, shards: Sequence[int]) -> bytes:
+    """safetensors bytes of the weights and the shards that the columns stand for."""
+    tensors = {name: tensor.contiguous() for name, tensor in sorted(network.state_dict().items())}
+    return save(tensors | {_SHARDS: torch.tensor(sorted(shards))})
 
 
-def classifier_from_bytes(content: bytes, settings: ClassifierSettings) -> ShardClassifier:
-    """Read them back.
+def load_classifier(backbone: Backbone, content: bytes, wanted: Sequence[int], settings: ClassifierSettings) -> Classifier:
+    """The mixer for the `wanted` shards.
 
     Raises:
-        VerificationError: they are not a classifier of these settings.
+        VerificationError: the bytes are no classifier of these settings, or it never saw one of the shards.
     """
     try:
         tensors = load(content)
+        order: list[int] = tensors.pop(_SHARDS).tolist()
         network = ShardClassifier(tensors["embed.weight"].shape[1], tensors["head.weight"].shape[0], settings)
         network.load_state_dict(tensors)
     except Exception as error:  # safetensors raises its own type for every kind of damage
         raise VerificationError(f"classifier: not one of these settings: {str(error).splitlines()[0]}") from error
-    return network.eval().requires_grad_(False)
-
-
-def build_classifier(backbone: Backbone, network: ShardClassifier, trained_on: Sequence[int], wanted: Sequence[int]) -> Classifier:
-    """The mixer for the `wanted` shards of those that the network was trained on.
-
-    Raises:
-        ValueError: a wanted shard is none of them.
-    """
-    order = sorted(trained_on)
     if unknown := sorted(set(wanted) - set(order)):
-        raise ValueError(f"the classifier never saw shard {unknown[0]}")
-    return Classifier(backbone=backbone, network=network, columns=tuple(order.index(shard) for shard in wanted))
+        raise VerificationError(f"classifier: it never saw shard {unknown[0]}")
+    columns = tuple(order.index(shard) for shard in wanted)
+    return Classifier(backbone=backbone, network=network.eval().requires_grad_(False), columns=columns)
 
 
 def _mid_width(backbone: Backbone) -> int:

@@ -29,9 +29,8 @@ def test_the_stated_error_is_the_scatter_of_repetitions() -> None:
     runs = [estimate_credit(evaluate_all(PARTS), x, PRIORS, WHERE, num_draws=64, seed=seed) for seed in range(200)]
     scatter = torch.stack([run.shares_BN for run in runs]).std(dim=0)
     stated = torch.stack([run.standard_errors_BN for run in runs]).mean(dim=0)
-    # Stratified over log-SNR: never more than stated, and of its order.
-    assert bool((scatter < 1.15 * stated).all())
-    assert bool((scatter > 0.3 * stated).all())
+    assert bool((scatter < 1.3 * stated).all())
+    assert bool((scatter > 0.6 * stated).all())
 
 
 def test_common_noise_beats_independent_noise() -> None:

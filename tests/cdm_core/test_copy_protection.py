@@ -10,8 +10,8 @@ from cdm_core.samplers import build_sampler
 from cdm_core.sampling import walk
 
 PARTS = [
-    GaussianMixture(weights=(0.8, 0.2), means=((-1.5,), (1.5,)), stds=(0.4, 0.4)),
-    GaussianMixture(weights=(0.3, 0.7), means=((-1.0,), (2.0,)), stds=(0.4, 0.4)),
+    GaussianMixture(weights=(0.5, 0.5), means=((-2.0,), (1.2,)), stds=(0.4, 0.4)),
+    GaussianMixture(weights=(0.5, 0.5), means=((-2.0,), (2.8,)), stds=(0.4, 0.4)),
 ]
 SHARES = torch.tensor([0.5, 0.5])
 EDGES = torch.linspace(-5, 5, 41, dtype=torch.float64)
