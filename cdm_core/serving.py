@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from cdm_core.attribution import Credit, LogSnrDistribution, estimate_credit
 from cdm_core.adapters import adapter_from_bytes, merge_adapter
+from cdm_core.attribution import Credit, LogSnrDistribution, estimate_credit
 from cdm_core.backbone import Backbone, load_backbone
 from cdm_core.composition import Composition, parse_composition
 from cdm_core.digests import Digest, sha256_digest
@@ -23,7 +23,7 @@ from cdm_core.mixing import BareBackbone, Condition, Mixer, build_mixer
 from cdm_core.sampling import bind, evaluate_together, sample_latents, sample_protected
 
 CENTROIDS_NAME = "centroids"
-PICTURE_LOG_SNR = LogSnrDistribution(loc=XLOC, scale=XSCALE)
+PICTURE_LOG_SNR = LogSnrDistribution(loc=0.25, scale=1.72)
 """`fit_log_snr` of 256 pictures that the bare backbone made from seeds 0 to 255: public, and no owner's data."""
 
 
@@ -57,7 +57,12 @@ class ComposedModel:
         """How much of each picture is each expert's, by common noise; one picture at a time, so that none depends on the others."""
         parts = [
             estimate_credit(
-                self.evaluate(prompts[row : row + 1]), latents_BCHW[row : row + 1], self.priors, PICTURE_LOG_SNR, num_draws=num_draws, seed=0
+                self.evaluate(prompts[row : row + 1]),
+                latents_BCHW[row : row + 1],
+                self.priors,
+                PICTURE_LOG_SNR,
+                num_draws=num_draws,
+                seed=0,
             )
             for row in range(len(prompts))
         ]

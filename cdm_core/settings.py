@@ -116,7 +116,9 @@ def parse_settings(content: bytes, source: str) -> Settings:
     except (ValueError, RecursionError) as error:  # an impossible date, say, or nesting without end
         raise InvalidInputError(f"{source}: not YAML: {error}") from error
     if settings.sampling.method in ("classifier", "top_k:classifier"):
-        raise InvalidInputError(f"{source}: sampling.method: {settings.sampling.method} is not local, so it can't serve by default; see generate")
+        raise InvalidInputError(
+            f"{source}: sampling.method: {settings.sampling.method} is not local, so it can't serve by default; see generate"
+        )
     if settings.shard_ids != list(range(len(settings.shard_ids))):
         raise InvalidInputError(f"{source}: shard_ids: must count 0, 1, 2 …")
     if settings.evaluation.blocks > settings.evaluation.samples // 2:

@@ -51,7 +51,7 @@ def run_attribute(
     seeds = [derive_seed("generate", seed, number) for number in range(num or 1)]
     prompts = [prompt] * len(seeds)
     pictures = _read_picture(image) if image is not None else model.generate(prompts, seeds)
-    makers = model.shards_of(seeds, prompts) if image is None else [None]
+    makers: list[int | None] = model.shards_of(seeds, prompts) if image is None else [None]
     latents = model.backbone.encode_pictures(pictures)
     with progress_bars({"pictures": len(latents)}) as advance:
         credit, path = _attribute(model, latents, prompts, draws, lambda amount: advance("pictures", amount))

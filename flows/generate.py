@@ -23,8 +23,16 @@ _SCALE = 3
 
 
 def run_generate(
-    directory: Path, *, num: int, seed: int, prompt: str | None, shards: str | None, method: str | None, out: Path,
-    sampler: str | None = None, bound: float | None = None,
+    directory: Path,
+    *,
+    num: int,
+    seed: int,
+    prompt: str | None,
+    shards: str | None,
+    method: str | None,
+    out: Path,
+    sampler: str | None = None,
+    bound: float | None = None,
 ) -> dict[str, object]:
     """Sample `num` pictures; picture k is a function of (composition, prompt, seed, k) alone."""
     torch.set_num_threads(NUM_THREADS)

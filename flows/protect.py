@@ -28,7 +28,9 @@ def generate_protected(model: ComposedModel, seeds: list[int], prompt: str | Non
     bounds = compute_bounds(model.priors, posteriors)
     refused = bounds > bound if bound is not None else torch.zeros(len(seeds), dtype=torch.bool)
     if bool(refused.all()):
-        raise RequestRefusedError(f"bound {bound}: every picture is above it; the lowest has k = {float(bounds.amin()):.4g}", reason="above_bound")
+        raise RequestRefusedError(
+            f"bound {bound}: every picture is above it; the lowest has k = {float(bounds.amin()):.4g}", reason="above_bound"
+        )
     made[refused] = 255
     write_atomically(out, build_grid(made, min(8, len(seeds)), _SCALE))
     return {

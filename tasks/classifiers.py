@@ -1,6 +1,6 @@
 """The classifier of the non-local method: trained when it's asked for, on all shards' samples of today, and named by them.
 
-A deletion, whichever shard it hits, changes the name; the purge erases every other file and, if there was one, trains it anew.
+A deletion, whichever shard it hits, changes the name; the purge erases every other file, and if one went trains today's.
 """
 
 from pathlib import Path
@@ -31,29 +31,30 @@ def find_or_train_classifier(ws: Workspace, composition: Composition) -> Path:
     counts = {shard: len(frame) for shard, frame in load_manifests(ws).items() if len(frame)}
     if {expert.shard: expert.samples for expert in composition.experts} != counts:
         raise StateError("classifier: the model that serves is not of today's samples; wait for the flow, or use another method")
-    path = classifier_file(ws)
-    if not path.is_file():
-        _train(ws, path)
-    return path
+    train_classifier_of_today(ws)
+    return classifier_file(ws)
 
 
-def renew_classifiers(ws: Workspace) -> int:
-    """After a deletion: erase every classifier but that of today's samples, then train that, if there was any. Returns how many went.
+def erase_classifiers(ws: Workspace) -> int:
+    """Erase every classifier but that of today's samples; returns how many went.
 
     Raises:
         VerificationError: one is still there.
     """
-    today, found = classifier_file(ws), list(_folder(ws).glob("*"))
-    if not found:
-        return 0
-    doomed = [path for path in found if path != today]
+    today = classifier_file(ws) if _folder(ws).is_dir() else None
+    doomed = [path for path in _folder(ws).glob("*") if path != today]
     for path in doomed:
         path.unlink()
     if left := [path.name for path in _folder(ws).glob("*") if path != today]:
         raise VerificationError(f"{_folder(ws)}: {left[0]} is still there after its erasure")
-    if not today.is_file() and any(len(frame) for frame in load_manifests(ws).values()):
-        _train(ws, today)
     return len(doomed)
+
+
+def train_classifier_of_today(ws: Workspace) -> None:
+    """Train the classifier of today's samples unless it's there, or none is left to train on. Run it in a process of one thread."""
+    path = classifier_file(ws)
+    if not path.is_file() and any(len(frame) for frame in load_manifests(ws).values()):
+        _train(ws, path)
 
 
 def _train(ws: Workspace, path: Path) -> None:
