@@ -54,23 +54,9 @@ class ComposedModel:
         return self.composition.sampling.method == "cp_delta" and bool(self.composition.experts)
 
     def credit(self, latents_BCHW: torch.Tensor, prompts: list[str | None], *, num_draws: int) -> Credit:
-        """How much of each picture is each expert's, by common noise; one picture at a time, so that none depends on the others."""
-        parts = [
-            estimate_credit(
-                self.evaluate(prompts[row : row + 1]),
-                latents_BCHW[row : row + 1],
-                self.priors,
-                PICTURE_LOG_SNR,
-                num_draws=num_draws,
-                seed=0,
-            )
-            for row in range(len(prompts))
-        ]
-        return Credit(
-            shares_BN=torch.cat([part.shares_BN for part in parts]),
-            standard_errors_BN=torch.cat([part.standard_errors_BN for part in parts]),
-            log_densities_BN=torch.cat([part.log_densities_BN for part in parts]),
-        )
+        """How much of each picture is each expert's, by common noise; a picture's credit doesn't depend on the others."""
+        evaluate = self.evaluate(prompts)
+        return estimate_credit(evaluate, latents_BCHW, self.priors, PICTURE_LOG_SNR, num_draws=num_draws, seed=0)
 
     def evaluate(self, prompts: list[str | None]) -> Callable[[torch.Tensor, float], torch.Tensor]:
         """Every expert's velocity without guidance: guided ones are the score of no density."""

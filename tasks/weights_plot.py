@@ -1,4 +1,4 @@
-"""The stacked plot of weights over denoising time (the paper's Figs. 1 and 3), as SVG without a date: the same bytes for the same weights."""
+"""The stacked plot of weights over denoising time (the paper's Figs. 1 and 3), as SVG without a date: equal weights, equal bytes."""
 
 import io
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ _MOST_PANELS = 8
 
 
 def plot_weights(shards: Sequence[int], times: Sequence[float], weights: Sequence[Sequence[Sequence[float]]]) -> bytes:
-    """One panel a picture, the first eight; `weights[picture][point][shard]` at `times`, drawn from noise on the left to picture on the right."""
+    """One panel a picture, of the first eight, from noise to picture; `weights[picture][point][shard]` at `times`."""
     panels = weights[:_MOST_PANELS]
     figure = Figure(figsize=(8, 1.8 * len(panels) + 0.6), layout="constrained")
     for row, picture in enumerate(panels):

@@ -10,6 +10,7 @@ Shape suffixes: B pictures, N experts, L positions of the feature map, D width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -25,6 +26,10 @@ from cdm_core.training import StageSamples
 
 _BATCH = 16
 _SHARDS = "shards"
+
+
+class _ReachedError(Exception):
+    """The mid-block has answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +84,21 @@ class Classifier:
 def mid_features(backbone: Backbone, x_BCHW: torch.Tensor, t_B: torch.Tensor) -> torch.Tensor:
     """The bare network's mid-block for no caption, float [B, L, D], in batches of one shape."""
     caught: list[torch.Tensor] = []
+
+    def catch(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+        caught.append(output.flatten(2).transpose(1, 2))
+        raise _ReachedError  # the way up would be half of the cost
+
     middle = backbone.network.get_submodule("mid_block")
-    hook = middle.register_forward_hook(lambda module, inputs, output: caught.append(output.flatten(2).transpose(1, 2)))
+    hook = middle.register_forward_hook(catch)
     padding = -len(x_BCHW) % _BATCH
     x_BCHW = torch.cat([x_BCHW, x_BCHW.new_zeros(padding, *x_BCHW.shape[1:])])
     times_B = torch.cat([t_B, t_B.new_zeros(padding)])
     tokens_BLD = backbone.encode_captions([""]).expand(_BATCH, -1, -1)
     try:
         for x, t in zip(x_BCHW.split(_BATCH), times_B.split(_BATCH), strict=True):
-            predict_velocity(backbone.network, x.contiguous(memory_format=torch.channels_last), t, tokens_BLD)
+            with suppress(_ReachedError):
+                predict_velocity(backbone.network, x.contiguous(memory_format=torch.channels_last), t, tokens_BLD)
     finally:
         hook.remove()
     return torch.cat(caught)[: len(t_B)]

@@ -61,7 +61,9 @@ class Predictions:
     def _velocity(self, position: int) -> torch.Tensor:
         if position not in self._cache:
             rows = torch.nonzero(self.active_BN[:, position]).flatten()
-            self._cache[position] = rows, self.evaluate(position, rows)
+            # Of no picture no network can be asked, but what it would say has a shape.
+            asked = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
+            self._cache[position] = rows, self.evaluate(position, asked)[: len(rows)]
         rows, values = self._cache[position]
         if len(rows) == len(self.active_BN):
             return values

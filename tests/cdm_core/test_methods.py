@@ -1,4 +1,4 @@
-"""What `test_mixing` and `test_known_mixtures` don't cover: gating, priors, the classifier, and predictions that are made when asked for."""
+"""What `test_mixing` and `test_known_mixtures` don't cover: gating, priors, the classifier, predictions made when asked for."""
 
 import pytest
 import torch
@@ -54,10 +54,8 @@ def test_what_was_gated_out_stays_out_and_is_not_evaluated() -> None:
         asked.append((position, rows.tolist()))
         return torch.zeros(len(rows), 1, 1, 1)
 
-    previous = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.4, 0.0]])
-    said = Predictions(
-        step=1, evaluate=evaluate, active_BN=torch.ones(2, 3, dtype=torch.bool), previous_BN=previous, evidence_BN=torch.zeros(2, 3)
-    )
+    previous, everyone = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.4, 0.0]]), torch.ones(2, 3, dtype=torch.bool)
+    said = Predictions(step=1, evaluate=evaluate, active_BN=everyone, previous_BN=previous, evidence_BN=torch.zeros(2, 3))
     priors = CountPriors(experts=experts_of([1, 1, 2]))
     weights = TopK(inner=Bayes(priors=priors)).weights(X, 0.5, said, condition_of(2))
     torch.testing.assert_close(weights, torch.tensor([[0.25, 0.25, 0.5], [0.5, 0.5, 0.0]]))

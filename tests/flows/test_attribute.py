@@ -104,6 +104,7 @@ def test_what_does_not_go_together_is_told(built: Built, tmp_path: Path, options
     assert (ran.code, ran.err) == (1, f"lethe: {message}\n")
 
 
+@pytest.mark.slow
 def test_a_deletion_trains_the_classifier_again(copied: Workspace, tmp_path: Path) -> None:
     lethe(copied, "generate", "--num", "1", "--method", "classifier", "--out", tmp_path / "grid.png")
     before = {path.name: path.read_bytes() for path in (copied.cache / "classifiers").iterdir()}
