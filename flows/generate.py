@@ -40,7 +40,7 @@ def run_generate(
     serving = champion(ws)
     if serving is None:
         raise StateError(f"{ws.root}: there is no model yet; run: lethe build")
-    composition = parse_composition(composition_of(ws, serving.version))
+    composition = whole = parse_composition(composition_of(ws, serving.version))
     if shards is not None:
         composition = composition.restricted_to(_parse_shards(shards))
     if method is not None or sampler is not None:
@@ -51,7 +51,7 @@ def run_generate(
     if not out.resolve().parent.is_dir():
         raise InvalidInputError(f"{out}: its folder doesn't exist")
     classifier = None
-    if composition.sampling.method.endswith("classifier") and shards is None:
+    if composition.sampling.method.endswith("classifier") and composition.shards == whole.shards:
         classifier = find_or_train_classifier(ws, composition)
         composition = composition.with_classifier(sha256_digest(classifier.read_bytes()))
     files = adapters_of(ws, serving.version), centroid_files(ws, composition)
