@@ -176,13 +176,34 @@ def generate(
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What to draw; else unconditional.")] = None,
     shards: Annotated[str | None, typer.Option(metavar="a,b", help="Use these shards only.")] = None,
     method: Annotated[str | None, typer.Option(metavar="M", help="shard_per_image, knn, average or random.")] = None,
+    entitlements: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A signed grant: shards outside it are neither loaded nor used.")
+    ] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Sample the champion into a PNG grid."""
     from flows.generate import run_generate
 
-    _answer(run_generate(workspace, num=num, seed=seed, prompt=prompt, shards=shards, method=method, out=out), as_json)
+    document = run_generate(
+        workspace, num=num, seed=seed, prompt=prompt, shards=shards, method=method, out=out, entitlements=entitlements
+    )
+    _answer(document, as_json)
+
+
+@app.command()
+def grant(
+    subject: Annotated[str, typer.Option(metavar="NAME", help="Who may draw.")],
+    shards: Annotated[str, typer.Option(metavar="a,b", help="With which shards.")],
+    expires: Annotated[str, typer.Option(metavar="DATE", help="Until when: a date (its beginning in UTC) or an ISO 8601 time.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The grant to write.")],
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a grant for `lethe generate --entitlements` with the workspace's key."""
+    from flows.grant import run_grant
+
+    _answer(run_grant(workspace, subject=subject, shards=shards, expires=expires, out=out), as_json)
 
 
 @app.command()

@@ -22,7 +22,8 @@ COMMANDS = {
     "review": {"request_id", "--accept", "--reject", "--reason"},
     "status": {"request_id"},
     "verify": {"path"},
-    "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out"},
+    "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out", "--entitlements"},
+    "grant": {"--subject", "--shards", "--expires", "--out"},
 }
 HEAVY = {"torch", "diffusers", "peft", "open_clip", "transformers", "pandas", "prefect", "mlflow", "dvc", "matplotlib"}
 
