@@ -4,7 +4,8 @@ A picture is a function of (composition, caption, seed) and of nothing else: not
 things see to that. Noise comes from a generator of the picture's own. And a network is only ever evaluated on batches of one shape,
 `NETWORK_BATCH` rows, the last one padded: with one shape and one thread the kernels compute every row the same way (a test).
 
-The experts that a step needs follow from its weights: a one-hot method evaluates one expert a picture.
+The experts that a step needs follow from its weights: a one-hot method evaluates one expert a picture; where all count, they go through
+one network together (`cdm_core.stacking`).
 
 Shape suffixes as in `cdm_core.mixing`.
 """
@@ -20,8 +21,12 @@ from cdm_core.digests import derive_seed
 from cdm_core.fingerprint import require_one_thread
 from cdm_core.mixing import Condition, Mixer
 from cdm_core.settings import SamplingSettings
+from cdm_core.stacking import StackedExperts
 
 NETWORK_BATCH = 16
+
+PredictFrom = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Guided = Callable[[PredictFrom, torch.Tensor], torch.Tensor]
 
 
 @torch.no_grad()
@@ -32,6 +37,7 @@ def sample_latents(
     condition: Condition,
     settings: SamplingSettings,
     on_step: Callable[[], None] = lambda: None,
+    stacked: StackedExperts | None = None,
 ) -> torch.Tensor:
     """Sample one latent for each caption and seed.
 
@@ -42,6 +48,7 @@ def sample_latents(
         condition: captions and seeds.
         settings: Euler steps and guidance.
         on_step: called after each Euler step.
+        stacked: the same experts in one network, used for the pictures that need all of them.
 
     Returns:
         float [B, C, H, W].
@@ -61,15 +68,22 @@ def sample_latents(
         t = float(scheduler.sigmas[step])
         here_BCHW = x_BCHW
 
-        def velocity_of(position: int, rows: torch.Tensor, x: torch.Tensor = here_BCHW, t: float = t) -> torch.Tensor:
-            network = experts[position]
-            conditional = evaluate_network(network, x[rows], t, tokens_BLD[rows])
+        def guided(predict: PredictFrom, rows: torch.Tensor, x: torch.Tensor = here_BCHW) -> torch.Tensor:
+            conditional = predict(x[rows], tokens_BLD[rows])
             if settings.guidance_scale == 1:
                 return conditional
-            unconditional = evaluate_network(network, x[rows], t, empty_BLD[rows])
+            unconditional = predict(x[rows], empty_BLD[rows])
             return unconditional + settings.guidance_scale * (conditional - unconditional)
 
-        x_BCHW = scheduler.step(_mix(velocity_of, mixer, x_BCHW, t, step, condition, len(experts)), timestep, x_BCHW).prev_sample
+        def velocity_of(position: int, rows: torch.Tensor, t: float = t, guided: Guided = guided) -> torch.Tensor:
+            return guided(lambda x, tokens: evaluate_network(experts[position], x, t, tokens), rows)
+
+        def velocities_of(rows: torch.Tensor, t: float = t, guided: Guided = guided) -> torch.Tensor:
+            if stacked is None or not len(rows):
+                return torch.stack([velocity_of(position, rows) for position in range(len(experts))])
+            return guided(lambda x, tokens: stacked.predict_velocities(x, t, tokens), rows)
+
+        x_BCHW = scheduler.step(_mix(velocity_of, velocities_of, mixer, x_BCHW, t, step, condition, len(experts)), timestep, x_BCHW).prev_sample
         on_step()
     return x_BCHW
 
@@ -101,6 +115,7 @@ def evaluate_network(network: torch.nn.Module, x_BCHW: torch.Tensor, t: float, t
 
 def _mix(
     velocity_of: Callable[[int, torch.Tensor], torch.Tensor],
+    velocities_of: Callable[[torch.Tensor], torch.Tensor],
     mixer: Mixer,
     x_BCHW: torch.Tensor,
     t: float,
@@ -113,12 +128,17 @@ def _mix(
 
     @cache
     def predict_velocities() -> torch.Tensor:
-        return torch.stack([velocity_of(position, all_rows) for position in range(num_experts)])
+        return velocities_of(all_rows)
 
     weights_BN = mixer.weights(x_BCHW, t, step, predict_velocities, condition)
     if predict_velocities.cache_info().currsize:
         return torch.einsum("bn,nbchw->bchw", weights_BN, predict_velocities())
     mixed_BCHW = torch.zeros_like(x_BCHW)
+    # Row by row, so that no picture is computed another way for its neighbours' sake.
+    is_dense_B = (weights_BN != 0).all(dim=1) if num_experts > 1 else torch.zeros(len(x_BCHW), dtype=torch.bool)
+    if is_dense_B.any():
+        mixed_BCHW[is_dense_B] = torch.einsum("bn,nbchw->bchw", weights_BN[is_dense_B], velocities_of(torch.nonzero(is_dense_B).flatten()))
+        weights_BN = weights_BN * ~is_dense_B[:, None]
     for position in range(num_experts):
         rows = torch.nonzero(weights_BN[:, position]).flatten()
         if len(rows):

@@ -4,22 +4,26 @@ Every file is checked against the digest that the composition names before it's 
 never loaded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load
 
-from cdm_core.adapters import adapter_from_bytes, merge_adapter
+from cdm_core.adapters import AdapterTensors, adapter_from_bytes, adapter_rank, merge_adapter
 from cdm_core.backbone import Backbone, load_backbone
 from cdm_core.composition import Composition, parse_composition
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import StateError, VerificationError
 from cdm_core.mixing import BareBackbone, Condition, Mixer, build_mixer, draw_expert
 from cdm_core.sampling import sample_latents
+from cdm_core.settings import Method
+from cdm_core.stacking import StackedExperts
 
 CENTROIDS_NAME = "centroids"
+DENSE_METHODS: tuple[Method, ...] = ("knn", "average")
+"""Those that need every expert at every step, so that stacking pays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +34,12 @@ class ComposedModel:
     backbone: Backbone
     experts: tuple[torch.nn.Module, ...]
     mixer: Mixer
+    stacked: StackedExperts | None = None
 
     def generate(self, prompts: list[str | None], seeds: list[int], on_step: Callable[[], None] = lambda: None) -> torch.Tensor:
         """Pictures uint8 [B, 3, 32, 32], one a prompt (None or "": unconditional) and seed."""
         condition = Condition(captions=[prompt or "" for prompt in prompts], seeds=seeds)
-        latents = sample_latents(self.backbone, self.experts, self.mixer, condition, self.composition.sampling, on_step)
+        latents = sample_latents(self.backbone, self.experts, self.mixer, condition, self.composition.sampling, on_step, self.stacked)
         return self.backbone.decode_latents(latents)
 
     def shards_of(self, seeds: list[int]) -> list[int | None]:
@@ -59,7 +64,8 @@ def load_composed_model(
     if backbone.digest != document.backbone:
         raise VerificationError("composition: made for another backbone than the one installed")
     contents = [read_verified(adapters, expert.shard, expert.adapter, "adapter") for expert in document.experts]
-    experts = tuple(merge_adapter(backbone, adapter_from_bytes(content)) for content in contents)
+    tensors = [adapter_from_bytes(content) for content in contents]
+    experts = tuple(merge_adapter(backbone, adapter) for adapter in tensors)
     if not experts:
         return ComposedModel(composition=document, backbone=backbone, experts=(backbone.network,), mixer=BareBackbone())
     points: dict[Digest, torch.Tensor] = {}
@@ -68,7 +74,14 @@ def load_composed_model(
             if expert.centroids is None:
                 raise StateError(f"knn: shard {expert.shard} has no centroids while it is stopped; use another method")
             points[expert.centroids] = load(read_verified(centroids or {}, expert.shard, expert.centroids, "centroids"))[CENTROIDS_NAME]
-    return ComposedModel(composition=document, backbone=backbone, experts=experts, mixer=build_mixer(document, backbone, points))
+    mixer, is_dense = build_mixer(document, backbone, points), document.sampling.method in DENSE_METHODS
+    stacked = StackedExperts(backbone, tensors) if is_dense and is_stackable(tensors) else None
+    return ComposedModel(composition=document, backbone=backbone, experts=experts, mixer=mixer, stacked=stacked)
+
+
+def is_stackable(adapters: Sequence[AdapterTensors]) -> bool:
+    """More than one, and all of one rank."""
+    return len(adapters) > 1 and len({adapter_rank(adapter) for adapter in adapters}) == 1
 
 
 def read_verified(files: Mapping[int, Path], shard: int, digest: Digest, kind: str) -> bytes:
