@@ -102,6 +102,4 @@ def _read(document: Mapping[str, Json]) -> Grant:
         shape = _GrantShape.model_validate(document)
     except ValidationError as error:
         raise InvalidInputError(f"not a grant: {describe_problem(error)}") from error
-    return Grant(
-        workspace=shape.workspace, subject=shape.subject, shards=tuple(sorted(set(shape.shards))), expires_at=shape.expires_at
-    )
+    return Grant(workspace=shape.workspace, subject=shape.subject, shards=tuple(sorted(set(shape.shards))), expires_at=shape.expires_at)

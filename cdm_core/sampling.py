@@ -83,7 +83,9 @@ def sample_latents(
                 return torch.stack([velocity_of(position, rows) for position in range(len(experts))])
             return guided(lambda x, tokens: stacked.predict_velocities(x, t, tokens), rows)
 
-        x_BCHW = scheduler.step(_mix(velocity_of, velocities_of, mixer, x_BCHW, t, step, condition, len(experts)), timestep, x_BCHW).prev_sample
+        x_BCHW = scheduler.step(
+            _mix(velocity_of, velocities_of, mixer, x_BCHW, t, step, condition, len(experts)), timestep, x_BCHW
+        ).prev_sample
         on_step()
     return x_BCHW
 

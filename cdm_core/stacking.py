@@ -22,7 +22,7 @@ from cdm_core.backbone import Backbone, predict_velocity
 from cdm_core.errors import VerificationError
 
 TOLERANCE = 1e-4
-STACKED_ROWS = 16
+STACKED_ROWS = 8
 """Rows of a forward pass, or N where there are more experts."""
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"

@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 pretrain_app = typer.Typer(help="The recipes that made the shipped weights.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(pretrain_app, name="pretrain")
+bench_app = typer.Typer(help="Measurements, each of the product's own path.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="The workspace.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -185,9 +187,7 @@ def generate(
     """Sample the champion into a PNG grid."""
     from flows.generate import run_generate
 
-    document = run_generate(
-        workspace, num=num, seed=seed, prompt=prompt, shards=shards, method=method, out=out, entitlements=entitlements
-    )
+    document = run_generate(workspace, num=num, seed=seed, prompt=prompt, shards=shards, method=method, out=out, entitlements=entitlements)
     _answer(document, as_json)
 
 
@@ -293,6 +293,31 @@ def pretrain_measure(
     from flows.pretrain import run_measure
 
     _answer(run_measure(corpus, out, training, num), as_json)
+
+
+@bench_app.command("compose")
+def bench_compose(
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures sampled together.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Euler steps of each sampling.")] = 4,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of all sides, in alternation.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what composing 1 to 16 adapters costs against one model."""
+    from flows.bench.compose import run_bench_compose
+
+    _answer(run_bench_compose(pictures=pictures, steps=steps, repetitions=repetitions), as_json)
+
+
+@bench_app.command("training")
+def bench_training(
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each side and repetition.")] = 8,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of all sides, in alternation.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure LoRA training against a plain forward and backward, and against peft and diffusers as their examples train."""
+    from flows.bench.training import run_bench_training
+
+    _answer(run_bench_training(steps=steps, repetitions=repetitions), as_json)
 
 
 def _answer(document: dict[str, object], as_json: bool) -> None:
