@@ -37,9 +37,11 @@ class _StackedLinear(torch.nn.Module):
 
     def forward(self, x_MLD: torch.Tensor) -> torch.Tensor:
         down_NDR, up_NRD = self.get_buffer("down_NDR"), self.get_buffer("up_NRD")
-        num, y_MLD = len(down_NDR), self.base(x_MLD)
+        num = len(down_NDR)
+        y_MLD: torch.Tensor = self.base(x_MLD)
         low_NKR = torch.bmm(x_MLD.reshape(num, -1, x_MLD.shape[-1]), down_NDR)
-        return torch.baddbmm(y_MLD.reshape(num, -1, y_MLD.shape[-1]), low_NKR, up_NRD).view(y_MLD.shape)
+        sum_NKD = torch.baddbmm(y_MLD.reshape(num, -1, y_MLD.shape[-1]), low_NKR, up_NRD)
+        return sum_NKD.view(y_MLD.shape)
 
 
 class _StackedConvolution(torch.nn.Module):

@@ -78,7 +78,7 @@ def _plain(backbone: PixelBackbone, samples: StageSamples, steps: int) -> Callab
         for _ in range(steps):
             model.zero_grad()
             loss = F.mse_loss(predict_velocity(model, mixed, torch.full((num,), 0.5), tokens), noise - latents)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
 
     return run
 
@@ -89,12 +89,14 @@ def _peft_diffusers(backbone: PixelBackbone, samples: StageSamples, steps: int) 
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=_SETTINGS.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0)
-    rows = list(range(len(samples.sample_ids)))
-    loader = torch.utils.data.DataLoader(rows, batch_size=_SETTINGS.batch_size, shuffle=True)
+    rows = torch.utils.data.TensorDataset(torch.arange(len(samples.sample_ids)))
+    loader: torch.utils.data.DataLoader[tuple[torch.Tensor, ...]] = torch.utils.data.DataLoader(
+        rows, batch_size=_SETTINGS.batch_size, shuffle=True
+    )
     model, optimiser, loader, schedule = accelerator.prepare(model, optimiser, loader, schedule)
 
     def run() -> None:
-        for batch in loader:
+        for (batch,) in loader:
             chosen = batch.tolist()
             latents = samples.pictures[chosen].float() / 127.5 - 1
             noise, time = torch.randn_like(latents), torch.rand(len(chosen))
