@@ -52,7 +52,8 @@ class _StackedConvolution(torch.nn.Module):
         self.register_buffer("up", torch.cat(up).contiguous())
 
     def forward(self, x_MCHW: torch.Tensor) -> torch.Tensor:
-        num, (rows, *shape), y_MCHW = self.num, x_MCHW.shape, self.base(x_MCHW)
+        num, (rows, *shape) = self.num, x_MCHW.shape
+        y_MCHW: torch.Tensor = self.base(x_MCHW)
         # Experts become groups of channels: [N·B, C, H, W] → [B, N·C, H, W].
         grouped = x_MCHW.reshape(num, rows // num, *shape).transpose(0, 1).reshape(rows // num, num * shape[0], *shape[1:])
         low = F.conv2d(grouped, self.get_buffer("down"), None, self.base.stride, self.base.padding, self.base.dilation, num)
