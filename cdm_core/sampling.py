@@ -4,7 +4,8 @@ A picture is a function of (composition, caption, seed) and of nothing else: not
 things see to that. Noise comes from a generator of the picture's own. And a network is only ever evaluated on batches of one shape,
 `NETWORK_BATCH` rows, the last one padded: with one shape and one thread the kernels compute every row the same way (a test).
 
-The experts that a step needs follow from its weights: a one-hot method evaluates one expert a picture.
+The experts that a step needs follow from its weights: a one-hot method evaluates one expert a picture; where all count, they go through
+one network together (`cdm_core.stacking`).
 
 Shape suffixes as in `cdm_core.methods.interface`.
 """
@@ -22,11 +23,14 @@ from cdm_core.fingerprint import require_one_thread
 from cdm_core.methods.interface import Condition, Mixer, Predictions
 from cdm_core.samplers import Sampler, Transition, build_sampler, clean_of
 from cdm_core.settings import SamplingSettings
+from cdm_core.stacking import StackedExperts
 
 NETWORK_BATCH = 16
 
 EvaluateAt = Callable[[int, torch.Tensor, torch.Tensor, float], torch.Tensor]
 """(position of an expert, rows, x_t on the linear path for all rows, t) → velocities of the rows."""
+EvaluateAllAt = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""(rows, x_t, t) → every expert's velocities of the rows [N, R, C, H, W], in one pass."""
 
 
 @torch.no_grad()
@@ -37,6 +41,7 @@ def sample_latents(
     condition: Condition,
     settings: SamplingSettings,
     on_step: Callable[[], None] = lambda: None,
+    stacked: StackedExperts | None = None,
 ) -> torch.Tensor:
     """Sample one latent for each caption and seed.
 
@@ -47,6 +52,7 @@ def sample_latents(
         condition: captions and seeds.
         settings: sampler, steps and guidance.
         on_step: called after each step.
+        stacked: the same experts in one network, used for the pictures that need all of them.
 
     Returns:
         float [B, C, H, W].
@@ -57,7 +63,9 @@ def sample_latents(
     require_one_thread()
     x_BCHW = torch.stack([draw_start(backbone, seed) for seed in condition.seeds])
     evaluate = bind(backbone, experts, condition, settings)
-    return walk(build_sampler(settings.sampler, settings.steps), mixer, evaluate, x_BCHW, condition, len(experts), on_step)
+    together = None if stacked is None else bind_stacked(backbone, stacked, condition, settings)
+    sampler = build_sampler(settings.sampler, settings.steps)
+    return walk(sampler, mixer, evaluate, x_BCHW, condition, len(experts), on_step, evaluate_all=together)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +122,21 @@ def bind(backbone: Backbone, experts: Sequence[torch.nn.Module], condition: Cond
     return evaluate
 
 
+def bind_stacked(backbone: Backbone, stacked: StackedExperts, condition: Condition, settings: SamplingSettings) -> EvaluateAllAt:
+    """The same of all experts in one network."""
+    tokens_BLD = encode_each(backbone, condition.captions)
+    empty_BLD = encode_each(backbone, [""]).expand_as(tokens_BLD)
+
+    def evaluate_all(rows: torch.Tensor, x_BCHW: torch.Tensor, t: float) -> torch.Tensor:
+        conditional = stacked.predict_velocities(x_BCHW[rows], t, tokens_BLD[rows])
+        if settings.guidance_scale == 1:
+            return conditional
+        unconditional = stacked.predict_velocities(x_BCHW[rows], t, empty_BLD[rows])
+        return unconditional + settings.guidance_scale * (conditional - unconditional)
+
+    return evaluate_all
+
+
 def walk(
     sampler: Sampler,
     mixer: Mixer,
@@ -123,6 +146,7 @@ def walk(
     num_experts: int,
     on_step: Callable[[], None] = lambda: None,
     on_weights: Callable[[torch.Tensor, float, torch.Tensor], None] = lambda x, t, weights: None,
+    evaluate_all: EvaluateAllAt | None = None,
 ) -> torch.Tensor:
     """From noise [B, C, H, W] to pictures: mixes the experts at each step of a sampler.
 
@@ -137,6 +161,7 @@ def walk(
         predictions = Predictions(
             step=step,
             evaluate=partial(_evaluate_rows, evaluate, linear_BCHW, t),
+            evaluate_all=None if evaluate_all is None else partial(_evaluate_all_rows, evaluate_all, linear_BCHW, t),
             active_BN=torch.ones(len(x_BCHW), num_experts, dtype=torch.bool),
             evidence_BN=evidence_BN if transition else None,
             previous_BN=previous_BN,
@@ -187,11 +212,21 @@ def _evaluate_rows(evaluate: EvaluateAt, x_BCHW: torch.Tensor, t: float, positio
     return evaluate(position, rows, x_BCHW, t)
 
 
+def _evaluate_all_rows(evaluate_all: EvaluateAllAt, x_BCHW: torch.Tensor, t: float, rows: torch.Tensor) -> torch.Tensor:
+    return evaluate_all(rows, x_BCHW, t)
+
+
 def _mix(predictions: Predictions, weights_BN: torch.Tensor, x_BCHW: torch.Tensor) -> torch.Tensor:
     """Σ_i w_i·v_i, evaluating an expert only on the rows where it counts, unless the mixer has asked for all."""
     if predictions.is_complete:
         return torch.einsum("bn,nbchw->bchw", weights_BN, predictions.velocities())
     mixed_BCHW = torch.zeros_like(x_BCHW)
+    # Row by row, so that no picture is computed another way for its neighbours' sake.
+    is_dense_B = (weights_BN != 0).all(dim=1)
+    if predictions.evaluate_all is not None and is_dense_B.any():
+        together = predictions.evaluate_all(torch.nonzero(is_dense_B).flatten())
+        mixed_BCHW[is_dense_B] = torch.einsum("bn,nbchw->bchw", weights_BN[is_dense_B], together)
+        weights_BN = weights_BN * ~is_dense_B[:, None]
     for position in range(weights_BN.shape[1]):
         rows = torch.nonzero(weights_BN[:, position]).flatten()
         if len(rows):

@@ -4,14 +4,14 @@ Every file is checked against the digest that the composition names before it's 
 never loaded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load
 
-from cdm_core.adapters import adapter_from_bytes, merge_adapter
+from cdm_core.adapters import AdapterTensors, adapter_from_bytes, adapter_rank, merge_adapter
 from cdm_core.attribution import Credit, LogSnrDistribution, estimate_credit
 from cdm_core.backbone import Backbone, load_backbone
 from cdm_core.composition import Composition, parse_composition
@@ -21,8 +21,12 @@ from cdm_core.methods.classifier import Classifier, ClassifierSettings, load_cla
 from cdm_core.methods.shard_per_image import ShardPerImage
 from cdm_core.mixing import BareBackbone, Condition, Mixer, build_mixer
 from cdm_core.sampling import bind, evaluate_together, sample_latents, sample_protected
+from cdm_core.settings import Method
+from cdm_core.stacking import StackedExperts
 
 CENTROIDS_NAME = "centroids"
+DENSE_METHODS: tuple[Method, ...] = ("knn", "average", "bayes", "top_k:knn", "top_k:average", "top_k:bayes")
+"""Those that need every expert, at every step or until they are gated, so that stacking pays."""
 PICTURE_LOG_SNR = LogSnrDistribution(loc=0.25, scale=1.72)
 """`fit_log_snr` of 256 pictures that the bare backbone made from seeds 0 to 255: public, and no owner's data."""
 
@@ -35,6 +39,7 @@ class ComposedModel:
     backbone: Backbone
     experts: tuple[torch.nn.Module, ...]
     mixer: Mixer
+    stacked: StackedExperts | None = None
 
     def generate(self, prompts: list[str | None], seeds: list[int], on_step: Callable[[], None] = lambda: None) -> torch.Tensor:
         """Pictures uint8 [B, 3, 32, 32], one a prompt (None or "": unconditional) and seed."""
@@ -46,7 +51,7 @@ class ComposedModel:
         if self.is_protected:
             shares_N = torch.full((len(self.experts),), 1 / len(self.experts))
             return sample_protected(self.backbone, self.experts, shares_N, condition, sampling, on_step).latents
-        return sample_latents(self.backbone, self.experts, self.mixer, condition, sampling, on_step)
+        return sample_latents(self.backbone, self.experts, self.mixer, condition, sampling, on_step, self.stacked)
 
     @property
     def is_protected(self) -> bool:
@@ -100,7 +105,8 @@ def load_composed_model(
     if backbone.digest != document.backbone:
         raise VerificationError("composition: made for another backbone than the one installed")
     contents = [read_verified(adapters, expert.shard, expert.adapter, "adapter") for expert in document.experts]
-    experts = tuple(merge_adapter(backbone, adapter_from_bytes(content)) for content in contents)
+    tensors = [adapter_from_bytes(content) for content in contents]
+    experts = tuple(merge_adapter(backbone, adapter) for adapter in tensors)
     if not experts:
         return ComposedModel(composition=document, backbone=backbone, experts=(backbone.network,), mixer=BareBackbone())
     method = document.sampling.method.removeprefix("top_k:")
@@ -113,7 +119,14 @@ def load_composed_model(
     network = _load_classifier(document, backbone, classifier) if method == "classifier" else None
     # A product of experts is no mixture, and never asks its mixer.
     mixer: Mixer = BareBackbone() if method == "cp_delta" else build_mixer(document, backbone, points, network)
-    return ComposedModel(composition=document, backbone=backbone, experts=experts, mixer=mixer)
+    is_dense = document.sampling.method in DENSE_METHODS
+    stacked = StackedExperts(backbone, tensors) if is_dense and is_stackable(tensors) else None
+    return ComposedModel(composition=document, backbone=backbone, experts=experts, mixer=mixer, stacked=stacked)
+
+
+def is_stackable(adapters: Sequence[AdapterTensors]) -> bool:
+    """More than one, and all of one rank."""
+    return len(adapters) > 1 and len({adapter_rank(adapter) for adapter in adapters}) == 1
 
 
 def _load_classifier(document: Composition, backbone: Backbone, path: Path | None) -> Classifier:

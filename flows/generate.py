@@ -4,16 +4,20 @@ from pathlib import Path
 
 import torch
 
-from cdm_core.composition import parse_composition, parse_method, parse_sampler
+from cdm_core.composition import Composition, parse_composition, parse_method, parse_sampler
 from cdm_core.digests import derive_seed, sha256_digest
-from cdm_core.errors import InvalidInputError, StateError
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from cdm_core.fingerprint import NUM_THREADS
+from cdm_core.grants import Grant
 from cdm_core.picture_grid import build_grid
 from cdm_core.serving import load_composed_model
 from flows.console import progress_bars
+from flows.grant import parse_shards
 from flows.protect import generate_protected
 from tasks.classifiers import find_or_train_classifier
+from tasks.clock import utc_now
 from tasks.compositions import centroid_files
+from tasks.entitlements import load_grant
 from tasks.files import write_atomically
 from tasks.model_registry import adapters_of, champion, composition_of
 from tasks.workspace import open_workspace
@@ -31,18 +35,19 @@ def run_generate(
     shards: str | None,
     method: str | None,
     out: Path,
+    entitlements: Path | None = None,
     sampler: str | None = None,
     bound: float | None = None,
 ) -> dict[str, object]:
     """Sample `num` pictures; picture k is a function of (composition, prompt, seed, k) alone."""
     torch.set_num_threads(NUM_THREADS)
     ws = open_workspace(directory)
+    grant = None if entitlements is None else load_grant(ws, entitlements, utc_now())
     serving = champion(ws)
     if serving is None:
         raise StateError(f"{ws.root}: there is no model yet; run: lethe build")
-    composition = whole = parse_composition(composition_of(ws, serving.version))
-    if shards is not None:
-        composition = composition.restricted_to(_parse_shards(shards))
+    whole = parse_composition(composition_of(ws, serving.version))
+    composition = restrict(whole, None if shards is None else parse_shards(shards), grant)
     if method is not None or sampler is not None:
         chosen = parse_method(method) if method is not None else composition.sampling.method
         composition = composition.with_method(chosen, parse_sampler(sampler) if sampler is not None else None)
@@ -55,13 +60,11 @@ def run_generate(
         classifier = find_or_train_classifier(ws, composition)
         composition = composition.with_classifier(sha256_digest(classifier.read_bytes()))
     files = adapters_of(ws, serving.version), centroid_files(ws, composition)
-    model = load_composed_model(composition.to_bytes(), *files, classifier=classifier)
+    model, seeds = load_composed_model(composition.to_bytes(), *files, classifier=classifier), seeds_of(seed, num)
+    subject = None if grant is None else grant.subject
     if model.is_protected:
-        return generate_protected(model, seeds_of(seed, num), prompt, bound, out.resolve()) | {
-            "out": str(out),
-            "model_version": serving.version,
-        }
-    seeds = seeds_of(seed, num)
+        made_of = {"out": str(out), "model_version": serving.version, "subject": subject}
+        return made_of | generate_protected(model, seeds, prompt, bound, out.resolve())
     made = []
     with progress_bars({"steps": composition.sampling.steps * len(range(0, num, _BATCH))}) as advance:
         for start in range(0, num, _BATCH):
@@ -74,6 +77,7 @@ def run_generate(
         "composition": composition.digest,
         "method": composition.sampling.method,
         "shards": list(composition.shards),
+        "subject": subject,
         "per_image": [{"shard": shard} for shard in model.shards_of(seeds, [prompt] * num)],
     }
 
@@ -83,8 +87,16 @@ def seeds_of(seed: int, num: int) -> list[int]:
     return [derive_seed("generate", seed, number) for number in range(num)]
 
 
-def _parse_shards(text: str) -> list[int]:
-    try:
-        return sorted({int(part) for part in text.split(",")})
-    except ValueError as error:
-        raise InvalidInputError(f"shards: {text!r} is not a list of numbers such as 0,3") from error
+def restrict(composition: Composition, asked: list[int] | None, grant: Grant | None) -> Composition:
+    """What may be used of a composition: the shards asked for, else all that the grant allows.
+
+    Raises:
+        InvalidInputError: a shard is asked for that is not in the composition.
+        RequestRefusedError: or that the grant doesn't name.
+    """
+    if grant is not None:
+        outside = sorted(set(asked or []) - set(grant.shards))
+        if outside:
+            raise RequestRefusedError(f"shard {outside[0]} is not in the grant; it has {list(grant.shards)}", reason="not_granted")
+        composition = composition.restricted_to(sorted(set(composition.shards) & set(grant.shards)))
+    return composition if asked is None else composition.restricted_to(asked)

@@ -14,6 +14,8 @@ import torch
 
 EvaluateExpert = Callable[[int, torch.Tensor], torch.Tensor]
 """(position of an expert, row numbers [R]) → its velocities [R, C, H, W] at this step."""
+EvaluateAll = Callable[[torch.Tensor], torch.Tensor]
+"""Row numbers [R] → every expert's velocities [N, R, C, H, W] at this step, in one pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class Predictions:
     Attributes:
         step: number of the step, from 0.
         evaluate: one expert on some pictures.
+        evaluate_all: every expert on some pictures at once, where that is cheaper.
         active_BN: which experts are still in play for a picture; the others are not evaluated and count for nothing.
         evidence_BN: log-likelihood of the path so far under each expert, up to a constant of the picture; None where the sampler is
             deterministic, so that the path says nothing.
@@ -40,6 +43,7 @@ class Predictions:
     step: int
     evaluate: EvaluateExpert
     active_BN: torch.Tensor
+    evaluate_all: EvaluateAll | None = None
     evidence_BN: torch.Tensor | None = None
     previous_BN: torch.Tensor | None = None
     _cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
@@ -51,12 +55,27 @@ class Predictions:
 
     def velocities(self) -> torch.Tensor:
         """float [N, B, C, H, W]; zero where an expert is not active."""
+        if self.evaluate_all is not None and not self._cache:
+            self._evaluate_all_at_once(self.evaluate_all)
         return torch.stack([self._velocity(position) for position in range(self.active_BN.shape[1])])
 
     def narrow_to(self, active_BN: torch.Tensor) -> None:
         """Put experts out of play for this step, before any is evaluated; the sampler mixes what is left."""
         assert not self._cache, "narrowing comes first"
         self.active_BN.logical_and_(active_BN)
+
+    def _evaluate_all_at_once(self, evaluate_all: EvaluateAll) -> None:
+        # Row by row, so that no picture is computed another way for its neighbours' sake.
+        is_dense_B = self.active_BN.all(dim=1)
+        dense = torch.nonzero(is_dense_B).flatten()
+        together = evaluate_all(dense) if len(dense) else None
+        for position in range(self.active_BN.shape[1]):
+            others = torch.nonzero(self.active_BN[:, position] & ~is_dense_B).flatten()
+            parts = [] if together is None else [together[position]]
+            if len(others):
+                parts.append(self.evaluate(position, others))
+            if parts:
+                self._cache[position] = torch.cat([dense, others]), torch.cat(parts)
 
     def _velocity(self, position: int) -> torch.Tensor:
         if position not in self._cache:
@@ -65,7 +84,7 @@ class Predictions:
             asked = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
             self._cache[position] = rows, self.evaluate(position, asked)[: len(rows)]
         rows, values = self._cache[position]
-        if len(rows) == len(self.active_BN):
+        if torch.equal(rows, torch.arange(len(self.active_BN))):
             return values
         return values.new_zeros(len(self.active_BN), *values.shape[1:]).index_copy(0, rows, values)
 

@@ -23,7 +23,8 @@ COMMANDS = {
     "status": {"request_id"},
     "verify": {"path"},
     "attribute": {"image", "--generate", "--seed", "--prompt", "--draws", "--plot", "--validate"},
-    "generate": {"--sampler", "--bound", "--num", "--seed", "--prompt", "--shards", "--method", "--out"},
+    "generate": {"--sampler", "--bound", "--num", "--seed", "--prompt", "--shards", "--method", "--out", "--entitlements"},
+    "grant": {"--subject", "--shards", "--expires", "--out"},
 }
 HEAVY = {"torch", "diffusers", "peft", "open_clip", "transformers", "pandas", "prefect", "mlflow", "dvc", "matplotlib"}
 
