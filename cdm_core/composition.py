@@ -5,14 +5,14 @@ the same operation, another list. Sample counts are those that each adapter was 
 λ_i = n_i / Σ n_j is exact after a deletion (paper eq. 3).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from cdm_core.digests import Digest, canonical_json, sha256_digest
+from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
-from cdm_core.settings import Method, SamplingSettings
+from cdm_core.settings import STOCHASTIC_METHODS, Method, SamplerName, SamplingSettings
 
 _SCHEMA = "lethe/composition/v1"
 
@@ -35,6 +35,8 @@ class Composition:
     experts: tuple[Expert, ...]
     sampling: SamplingSettings
     knn_temperature: float
+    classifier: Digest | None = None
+    """File of the non-local method's network, named only where that method is used."""
 
     def __post_init__(self) -> None:
         shards = [expert.shard for expert in self.experts]
@@ -49,6 +51,11 @@ class Composition:
         return tuple(expert.shard for expert in self.experts)
 
     @property
+    def is_one_expert_a_seed(self) -> bool:
+        """Whether one expert alone makes a picture, and which one follows from the seed."""
+        return bool(self.experts) and self.sampling.method == "shard_per_image" and self.sampling.prior == "counts"
+
+    @property
     def digest(self) -> Digest:
         """The model's name."""
         return sha256_digest(self.to_bytes())
@@ -59,15 +66,16 @@ class Composition:
             {"shard": expert.shard, "adapter": expert.adapter, "samples": expert.samples, "centroids": expert.centroids}
             for expert in self.experts
         ]
-        return canonical_json(
-            {
-                "schema": _SCHEMA,
-                "backbone": self.backbone,
-                "experts": experts,
-                "sampling": self.sampling.model_dump(),
-                "knn_temperature": self.knn_temperature,
-            }
-        )
+        document: dict[str, Json] = {
+            "schema": _SCHEMA,
+            "backbone": self.backbone,
+            "experts": experts,
+            "sampling": self.sampling.model_dump(),
+            "knn_temperature": self.knn_temperature,
+        }
+        if self.classifier is not None:
+            document["classifier"] = self.classifier
+        return canonical_json(document)
 
     def restricted_to(self, shards: list[int]) -> "Composition":
         """The composition of some of its shards only.
@@ -78,21 +86,24 @@ class Composition:
         unknown = sorted(set(shards) - set(self.shards))
         if unknown:
             raise InvalidInputError(f"shard {unknown[0]} is not in the composition; it has {list(self.shards)}")
-        return Composition(
-            backbone=self.backbone,
-            experts=tuple(expert for expert in self.experts if expert.shard in shards),
-            sampling=self.sampling,
-            knn_temperature=self.knn_temperature,
-        )
+        kept = tuple(expert for expert in self.experts if expert.shard in shards)
+        # A classifier has seen every shard, so one that is left out would still have a say.
+        return replace(self, experts=kept, classifier=self.classifier if kept == self.experts else None)
 
-    def with_method(self, method: Method) -> "Composition":
-        """The same experts, mixed another way."""
-        return Composition(
-            backbone=self.backbone,
-            experts=self.experts,
-            sampling=self.sampling.model_copy(update={"method": method}),
-            knn_temperature=self.knn_temperature,
-        )
+    def with_method(self, method: Method, sampler: SamplerName | None = None) -> "Composition":
+        """The same experts, mixed another way; a method that needs the stochastic sampler brings it unless another one is named.
+
+        Raises:
+            InvalidInputError: the named sampler is not one that the method can work with.
+        """
+        needed = sampler or ("ddpm" if method in STOCHASTIC_METHODS else self.sampling.sampler)
+        if method in STOCHASTIC_METHODS and needed != "ddpm":
+            raise InvalidInputError(f"method {method} needs the stochastic sampler, ddpm, not {needed}")
+        return replace(self, sampling=self.sampling.model_copy(update={"method": method, "sampler": needed}))
+
+    def with_classifier(self, classifier: Digest) -> "Composition":
+        """The same experts, weighted by a trained network."""
+        return replace(self, classifier=classifier)
 
 
 def parse_method(name: str) -> Method:
@@ -105,6 +116,18 @@ def parse_method(name: str) -> Method:
         if method == name:
             return method  # type: ignore[no-any-return]  # get_args is untyped
     raise InvalidInputError(f"method {name!r} is not one of {', '.join(get_args(Method))}")
+
+
+def parse_sampler(name: str) -> SamplerName:
+    """The sampler of that name.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    for sampler in get_args(SamplerName):
+        if sampler == name:
+            return sampler  # type: ignore[no-any-return]  # get_args is untyped
+    raise InvalidInputError(f"sampler {name!r} is not one of {', '.join(get_args(SamplerName))}")
 
 
 def parse_composition(content: bytes) -> Composition:

@@ -8,12 +8,31 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cdm_core.errors import InvalidInputError
 from cdm_core.partition import Partition
 from cdm_core.tiers import Tier
 
-Method = Literal["shard_per_image", "knn", "average", "random"]
+Method = Literal[
+    "shard_per_image",
+    "knn",
+    "average",
+    "random",
+    "bayes",
+    "classifier",
+    "cp_delta",
+    "top_k:knn",
+    "top_k:average",
+    "top_k:bayes",
+    "top_k:classifier",
+    "top_k:shard_per_image",
+    "top_k:random",
+]
+PriorName = Literal["counts", "clip"]
+SamplerName = Literal["euler", "ddim", "dpm_solver", "ddpm"]
+STOCHASTIC_METHODS: frozenset[Method] = frozenset({"bayes", "top_k:bayes", "cp_delta"})
+"""Need the probability of each step, hence `ddpm`."""
 
 
 class _Section(BaseModel):
@@ -57,11 +76,23 @@ class TierSettings(_Section):
 
 
 class SamplingSettings(_Section):
-    """Euler steps along the linear path, and how experts are mixed."""
+    """Steps from noise to picture, and how experts are mixed.
+
+    Sampler and prior are left out of documents where they are the default, so that compositions keep the digests that they had before there
+    was a choice.
+    """
 
     steps: int = Field(ge=1, le=1000)
     guidance_scale: float = Field(ge=1)
     method: Method
+    sampler: SamplerName = Field(default="euler", exclude_if=lambda sampler: sampler == "euler")
+    prior: PriorName = Field(default="counts", exclude_if=lambda prior: prior == "counts")
+
+    @model_validator(mode="after")
+    def _check_sampler(self) -> "SamplingSettings":
+        if self.method in STOCHASTIC_METHODS and self.sampler != "ddpm":
+            raise ValueError(f"method {self.method} needs the stochastic sampler, ddpm, not {self.sampler}")
+        return self
 
 
 class KnnSettings(_Section):
@@ -115,6 +146,10 @@ def parse_settings(content: bytes, source: str) -> Settings:
         raise InvalidInputError(f"{source}: {where}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:  # an impossible date, say, or nesting without end
         raise InvalidInputError(f"{source}: not YAML: {error}") from error
+    if settings.sampling.method in ("classifier", "top_k:classifier"):
+        raise InvalidInputError(
+            f"{source}: sampling.method: {settings.sampling.method} is not local, so it can't serve by default; see generate"
+        )
     if settings.shard_ids != list(range(len(settings.shard_ids))):
         raise InvalidInputError(f"{source}: shard_ids: must count 0, 1, 2 …")
     if settings.evaluation.blocks > settings.evaluation.samples // 2:

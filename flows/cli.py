@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 pretrain_app = typer.Typer(help="The recipes that made the shipped weights.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(pretrain_app, name="pretrain")
+bench_app = typer.Typer(help="Measurements, each of the product's own path.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="The workspace.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -230,14 +232,71 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Pictures are a function of seed, prompt and model.")] = 0,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What to draw; else unconditional.")] = None,
     shards: Annotated[str | None, typer.Option(metavar="a,b", help="Use these shards only.")] = None,
-    method: Annotated[str | None, typer.Option(metavar="M", help="shard_per_image, knn, average or random.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="shard_per_image, knn, classifier, average, random, bayes, cp_delta, or top_k: before one of them."),
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(metavar="S", help="euler, ddim, dpm_solver or ddpm.")] = None,
+    bound: Annotated[float | None, typer.Option(min=0, metavar="K", help="Of cp_delta: refuse pictures above it.")] = None,
+    entitlements: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A signed grant: shards outside it are neither loaded nor used.")
+    ] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Sample the champion into a PNG grid."""
     from flows.generate import run_generate
 
-    _answer(run_generate(workspace, num=num, seed=seed, prompt=prompt, shards=shards, method=method, out=out), as_json)
+    document = run_generate(
+        workspace,
+        num=num,
+        seed=seed,
+        prompt=prompt,
+        shards=shards,
+        method=method,
+        sampler=sampler,
+        bound=bound,
+        out=out,
+        entitlements=entitlements,
+    )
+    _answer(document, as_json)
+
+
+@app.command()
+def attribute(
+    image: Annotated[Path | None, typer.Argument(metavar="IMAGE", help="A PNG or JPEG file.")] = None,
+    num: Annotated[int | None, typer.Option("--generate", min=1, max=256, metavar="N", help="Attribute N generated pictures.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated pictures.")] = 0,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What the picture shows; else unconditional.")] = None,
+    draws: Annotated[int, typer.Option(min=2, max=4096, help="Noise draws an adapter.")] = 32,
+    plot: Annotated[Path, typer.Option(metavar="FILE", help="The SVG of weights over denoising time to write.")] = Path("attribution.svg"),
+    validate: Annotated[bool, typer.Option("--validate", help="Of generated pictures: compare with leaving each shard out.")] = False,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which shards a picture came from, with standard errors."""
+    if (image is None) == (num is None):
+        raise typer.BadParameter("say either IMAGE or --generate N")
+    if validate and image is not None:
+        raise typer.BadParameter("--validate needs --generate")
+    from flows.attribute import run_attribute
+
+    _answer(run_attribute(workspace, image, num=num, seed=seed, prompt=prompt, draws=draws, plot=plot, validate=validate), as_json)
+
+
+@app.command()
+def grant(
+    subject: Annotated[str, typer.Option(metavar="NAME", help="Who may draw.")],
+    shards: Annotated[str, typer.Option(metavar="a,b", help="With which shards.")],
+    expires: Annotated[str, typer.Option(metavar="DATE", help="Until when: a date (its beginning in UTC) or an ISO 8601 time.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The grant to write.")],
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a grant for `lethe generate --entitlements` with the workspace's key."""
+    from flows.grant import run_grant
+
+    _answer(run_grant(workspace, subject=subject, shards=shards, expires=expires, out=out), as_json)
 
 
 @app.command()
@@ -327,6 +386,31 @@ def pretrain_measure(
     from flows.pretrain import run_measure
 
     _answer(run_measure(corpus, out, training, num), as_json)
+
+
+@bench_app.command("compose")
+def bench_compose(
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures sampled together.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Euler steps of each sampling.")] = 4,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of all sides, in alternation.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what composing 1 to 16 adapters costs against one model."""
+    from flows.bench.compose import run_bench_compose
+
+    _answer(run_bench_compose(pictures=pictures, steps=steps, repetitions=repetitions), as_json)
+
+
+@bench_app.command("training")
+def bench_training(
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each side and repetition.")] = 8,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of all sides, in alternation.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure LoRA training against a plain forward and backward, and against peft and diffusers as their examples train."""
+    from flows.bench.training import run_bench_training
+
+    _answer(run_bench_training(steps=steps, repetitions=repetitions), as_json)
 
 
 def _answer(document: dict[str, object], as_json: bool) -> None:

@@ -155,7 +155,7 @@ def _draw_caption(captions: list[str], picture_seed: int) -> str:
 
 def smallest_compositions(composition: Composition, pictures: list[PictureRequest]) -> list[tuple[Composition, list[PictureRequest]]]:
     """Group the pictures by the smallest composition that makes them: one expert each where one alone is used, else the whole."""
-    if composition.sampling.method != "shard_per_image" or not composition.experts:
+    if not composition.is_one_expert_a_seed:
         return [(composition, pictures)]
     groups: dict[int, list[PictureRequest]] = {}
     for picture in pictures:

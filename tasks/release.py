@@ -129,7 +129,7 @@ def draw_grids(
 
 def _is_made_by(composition: Composition, picture: PictureRequest, shards: Collection[int]) -> bool:
     """Whether any of the shards' experts has a part in the picture."""
-    if composition.sampling.method == "shard_per_image" and composition.experts:
+    if composition.is_one_expert_a_seed:
         return composition.experts[draw_expert(composition.experts, picture.seed)].shard in shards
     return bool(set(composition.shards) & set(shards))
 

@@ -10,7 +10,7 @@ from tiny_backbone import make_composition, tiny_backbone
 from cdm_core.backbone import Backbone
 from cdm_core.composition import Expert
 from cdm_core.digests import Digest, sha256_digest
-from cdm_core.mixing import Average, BareBackbone, Condition, Knn, RandomPerStep, ShardPerImage, build_mixer, draw_expert
+from cdm_core.mixing import Average, BareBackbone, Condition, Knn, Predictions, RandomPerStep, ShardPerImage, build_mixer, draw_expert
 
 NUM_DRAWS = 20_000
 COUNTS = (600, 250, 100, 50)
@@ -26,8 +26,16 @@ def condition(num: int) -> Condition:
     return Condition(captions=[""] * num, seeds=list(range(num)))
 
 
-def unused() -> torch.Tensor:
-    raise AssertionError("this method needs no prediction")
+def unused(step: int = 0, num: int = 50) -> Predictions:
+    def refuse(position: int, rows: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("this method needs no prediction")
+
+    return Predictions(step=step, evaluate=refuse, active_BN=torch.ones(num, 4, dtype=torch.bool))
+
+
+def saying(velocities: torch.Tensor) -> Predictions:
+    active = torch.ones(velocities.shape[1], len(velocities), dtype=torch.bool)
+    return Predictions(step=0, evaluate=lambda position, rows: velocities[position][rows], active_BN=active)
 
 
 @pytest.mark.parametrize("stream", [(), (3,)], ids=["per picture", "per step"])
@@ -64,30 +72,30 @@ def test_the_order_in_which_experts_are_listed_does_not_matter() -> None:
 def test_weights_of_every_plain_method_sum_to_one(counts: list[int], num: int, step: int) -> None:
     x = torch.zeros(num, 3, 4, 4)
     for mixer in (ShardPerImage(experts=experts(*counts)), RandomPerStep(experts=experts(*counts)), Average(experts=experts(*counts))):
-        weights = mixer.weights(x, 0.5, step, unused, condition(num))
+        weights = mixer.weights(x, 0.5, unused(step), condition(num))
         assert weights.shape == (num, len(counts))
         assert torch.allclose(weights.sum(dim=1), torch.ones(num))
-    assert torch.equal(BareBackbone().weights(x, 0.5, step, unused, condition(num)), torch.ones(num, 1))
+    assert torch.equal(BareBackbone().weights(x, 0.5, unused(step), condition(num)), torch.ones(num, 1))
 
 
 def test_one_shard_makes_a_picture_from_the_first_step_to_the_last() -> None:
     mixer = ShardPerImage(experts=experts(*COUNTS))
     x, asked = torch.zeros(50, 3, 4, 4), condition(50)
-    first = mixer.weights(x, 1.0, 0, unused, asked)
-    assert all(torch.equal(mixer.weights(x, 0.5, step, unused, asked), first) for step in range(1, 12))
+    first = mixer.weights(x, 1.0, unused(), asked)
+    assert all(torch.equal(mixer.weights(x, 0.5, unused(step), asked), first) for step in range(1, 12))
     assert first.argmax(dim=1).tolist() == [draw_expert(experts(*COUNTS), seed) for seed in range(50)]
 
 
 def test_random_draws_anew_at_each_step() -> None:
     mixer = RandomPerStep(experts=experts(1, 1, 1, 1))
-    chosen = [mixer.weights(torch.zeros(50, 3, 4, 4), 0.5, step, unused, condition(50)).argmax(dim=1) for step in range(12)]
+    chosen = [mixer.weights(torch.zeros(50, 3, 4, 4), 0.5, unused(step), condition(50)).argmax(dim=1) for step in range(12)]
     assert all(not torch.equal(one, other) for one, other in pairwise(chosen))
     # 600 draws among four experts.
     assert min(Counter(torch.cat(chosen).tolist()).values()) > 100
 
 
 def test_average_gives_all_the_same() -> None:
-    weights = Average(experts=experts(9, 1, 5)).weights(torch.zeros(2, 3, 4, 4), 0.5, 0, unused, condition(2))
+    weights = Average(experts=experts(9, 1, 5)).weights(torch.zeros(2, 3, 4, 4), 0.5, unused(), condition(2))
     assert torch.equal(weights, torch.full((2, 3), 1 / 3))
 
 
@@ -100,18 +108,18 @@ def test_knn_picks_the_expert_whose_centroid_the_predicted_picture_is_nearest_to
     # With the true velocity, x_t leads back to the picture whatever the noise.
     noise, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), 0.7
     noisy, velocity = torch.lerp(pictures, noise, t), noise - pictures
-    weights = mixer.weights(noisy, t, 0, lambda: torch.stack([velocity, velocity]), condition(2))
+    weights = mixer.weights(noisy, t, saying(torch.stack([velocity, velocity])), condition(2))
     assert weights.argmax(dim=1).tolist() == [0, 1]
     assert float(weights.amax(dim=1).min()) > 0.99
     swapped = Knn(experts=experts(10, 10), centroids=(embeddings[1:], embeddings[:1]), temperature=0.01, backbone=backbone)
-    assert swapped.weights(noisy, t, 0, lambda: torch.stack([velocity, velocity]), condition(2)).argmax(dim=1).tolist() == [1, 0]
+    assert swapped.weights(noisy, t, saying(torch.stack([velocity, velocity])), condition(2)).argmax(dim=1).tolist() == [1, 0]
 
 
 def test_knn_far_from_everything_falls_back_on_the_priors() -> None:
     backbone = tiny_backbone()
     centroid = torch.zeros(1, 128)
     mixer = Knn(experts=experts(30, 10), centroids=(centroid, centroid), temperature=0.05, backbone=backbone)
-    weights = mixer.weights(torch.zeros(1, 3, 32, 32), 0.5, 0, lambda: torch.zeros(2, 1, 3, 32, 32), condition(1))
+    weights = mixer.weights(torch.zeros(1, 3, 32, 32), 0.5, saying(torch.zeros(2, 1, 3, 32, 32)), condition(1))
     assert torch.allclose(weights, torch.tensor([[0.75, 0.25]]))
 
 

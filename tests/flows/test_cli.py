@@ -26,6 +26,9 @@ COMMANDS = {
     "replay": {"record", "--keys", "--sample", "--count"},
     "checkpoints": {"--collect"},
     "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out"},
+    "attribute": {"image", "--generate", "--seed", "--prompt", "--draws", "--plot", "--validate"},
+    "generate": {"--sampler", "--bound", "--num", "--seed", "--prompt", "--shards", "--method", "--out", "--entitlements"},
+    "grant": {"--subject", "--shards", "--expires", "--out"},
 }
 HEAVY = {"torch", "diffusers", "peft", "open_clip", "transformers", "pandas", "prefect", "mlflow", "dvc", "matplotlib"}
 

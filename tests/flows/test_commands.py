@@ -95,7 +95,11 @@ def test_a_picture_depends_on_seed_prompt_and_model_alone(built: Built, tmp_path
     [
         (("--shards", "0,x"), "shards: '0,x' is not a list of numbers such as 0,3"),
         (("--shards", "7"), "shard 7 is not in the composition; it has [0, 1, 2]"),
-        (("--method", "vote"), "method 'vote' is not one of shard_per_image, knn, average, random"),
+        (
+            ("--method", "vote"),
+            "method 'vote' is not one of shard_per_image, knn, average, random, bayes, classifier, cp_delta, "
+            "top_k:knn, top_k:average, top_k:bayes, top_k:classifier, top_k:shard_per_image, top_k:random",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_told(built: Built, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
