@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 pretrain_app = typer.Typer(help="The recipes that made the shipped weights.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(pretrain_app, name="pretrain")
+bench_app = typer.Typer(help="Measurements, each of the product's own path.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="The workspace.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -272,6 +274,21 @@ def pretrain_measure(
     from flows.pretrain import run_measure
 
     _answer(run_measure(corpus, out, training, num), as_json)
+
+
+@bench_app.command("lookup")
+def bench_lookup(
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of all manifests together.")] = 10_000_000,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Where to make the manifests and leave them; else a temporary folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the manifests' content.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make manifests of many rows and measure how long a look-up in them takes."""
+    from flows.bench.lookup import run_bench_lookup
+
+    _answer(run_bench_lookup(rows, directory, seed), as_json)
 
 
 def _answer(document: dict[str, object], as_json: bool) -> None:
