@@ -15,14 +15,16 @@ import pandas as pd
 from cdm_core.chain import first_changed_stage
 from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError
-from cdm_core.manifests import drop_samples, find_samples
+from cdm_core.manifests import drop_samples
 from cdm_core.partition import OwnerKey, compute_owner_key
 from cdm_core.requests import DeletionRequest
+from cdm_core.training import num_steps
 from tasks.checkpoints import CheckpointStore
 from tasks.files import erase_folder, write_atomically
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
-from tasks.manifest_store import load_manifests
+from tasks.lookup import count_by_stage, look_up
+from tasks.manifest_store import load_manifest
 from tasks.pictures import normalise_picture
 from tasks.request_images import find_image_files, images_folder
 from tasks.samples import pack_name
@@ -86,18 +88,17 @@ def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, 
     Raises:
         RequestRefusedError: nothing that it names is in this workspace (`no_match`).
     """
-    settings, manifests = ws.settings(), load_manifests(ws)
+    settings = ws.settings()
     owner_keys = {compute_owner_key(owner_secret(ws), owner_id) for owner_id in request.owner_ids}
     sample_ids = set(request.sample_ids) | _image_sample_ids(request, request_folder)
-    hits = find_samples(manifests, owner_keys=owner_keys, sample_ids=sample_ids)
+    hits = look_up(ws, owner_keys=owner_keys, sample_ids=sample_ids)
     if hits.empty:
         raise RequestRefusedError(f"request {request.request_id}: no such owner or sample in this workspace", reason="no_match")
-    twins = find_samples(manifests, sample_ids=set(hits["sample_id"]))
+    twins = look_up(ws, sample_ids=set(hits["sample_id"]))
     elsewhere = drop_samples(twins, hits)
-    shards = tuple(
-        _plan_shard(ws, shard, manifests[shard], hits[hits["shard"] == shard]) for shard in sorted(int(s) for s in hits["shard"].unique())
-    )
-    remaining = {shard: drop_samples(frame, hits) for shard, frame in manifests.items()}
+    hit_shards = sorted(int(shard) for shard in hits["shard"].unique())
+    shards = tuple(_plan_shard(ws, shard, load_manifest(ws, shard), hits[hits["shard"] == shard]) for shard in hit_shards)
+    untouched = [shard for shard in settings.shard_ids if shard not in hit_shards]
     return ForgetPlan(
         request_id=request.request_id,
         request_digest=request_digest,
@@ -107,7 +108,8 @@ def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, 
         shards=shards,
         hits=_to_hits(hits),
         steps=sum(shard.steps for shard in shards),
-        steps_full_build=sum(sum(stage_steps(frame, settings)) for frame in remaining.values()),
+        steps_full_build=sum(shard.steps + shard.steps_reused for shard in shards)
+        + sum(num_steps(count, settings.training) for shard in untouched for count in count_by_stage(ws, shard, settings.stages)),
         duplicates_elsewhere=_to_hits(elsewhere),
     )
 

@@ -19,6 +19,7 @@ from tasks.evaluation import PictureRequest, ShardDescription, erase_description
 from tasks.files import erase_folder
 from tasks.forgetting import kept_plan
 from tasks.ledger import Ledger
+from tasks.lookup import erase_stale_indices
 from tasks.manifest_store import load_manifest
 from tasks.mlflow_erasure import erase_versions
 from tasks.planning import ForgetPlan, erase_plan
@@ -82,6 +83,7 @@ def erase_tainted(
     counts["compositions"] = _erase_compositions(ws, tainted)
     counts["generated_pictures"] = erase_generated_but(ws, list(kept.values()), pictures)
     counts["grids"] = erase_folder(ws.cache / "grids")
+    counts["sample_indices"] = erase_stale_indices(ws)
     counts["shard_descriptions"] = erase_descriptions_but(ws, list(descriptions))
     for composition in kept.values():
         adapter_files(ws, composition)  # raises if what stays has lost a file
