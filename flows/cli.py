@@ -28,6 +28,10 @@ bench_app = typer.Typer(help="Measurements, each of the product's own path.", no
 app.add_typer(bench_app, name="bench")
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="The workspace.")]
+IncludeDuplicatesOption = Annotated[
+    str,
+    typer.Option("--include-duplicates", metavar="ids|none|exact", help="Which duplicates under other owners go too: ids with commas."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 CorpusOption = Annotated[
     Path, typer.Option(metavar="DIR", help="Holds google/package and twitter/package: the two npm packages of emoji pictures, unpacked.")
@@ -92,25 +96,27 @@ def sign(
 @app.command()
 def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A request file.")],
+    include_duplicates: IncludeDuplicatesOption = "none",
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a request would retrain, reuse and erase; changes nothing."""
     from flows.commands import run_plan
 
-    _answer(run_plan(workspace, file), as_json)
+    _answer(run_plan(workspace, file, include_duplicates), as_json)
 
 
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed request file; its signature lies in FILE.sig.")],
+    include_duplicates: IncludeDuplicatesOption = "none",
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Forget: stop serving the data within seconds, retrain, evaluate, sign, promote, purge."""
     from flows.commands import run_submit
 
-    _answer(run_submit(workspace, file), as_json)
+    _answer(run_submit(workspace, file, include_duplicates), as_json)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from cdm_core.manifests import encode_table
-from cdm_core.partition import OwnerKey, Partition, assign
+from cdm_core.partition import OwnerKey, assign
 from tasks.files import write_atomically
 from tasks.shipped import shipped_file
 from tasks.workspace import Workspace

@@ -20,6 +20,7 @@ from cdm_core.partition import OwnerKey, compute_owner_key
 from cdm_core.requests import DeletionRequest
 from cdm_core.training import num_steps
 from tasks.checkpoints import CheckpointStore
+from tasks.duplicates import chosen_duplicates, erase_choice, hash_samples
 from tasks.files import erase_folder, write_atomically
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
@@ -29,6 +30,7 @@ from tasks.pictures import normalise_picture
 from tasks.request_images import find_image_files, images_folder
 from tasks.samples import pack_name
 from tasks.shard_training import plan_chain, stage_steps
+from tasks.suppression import perceptual_bands
 from tasks.workspace import Workspace
 
 
@@ -58,7 +60,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetPlan:
-    """What forgetting will do; `duplicates_elsewhere` are the same pictures under owners whom the request doesn't name."""
+    """What forgetting will do; `duplicates_elsewhere` are the same pictures under owners whom the request doesn't name.
+
+    `perceptual_bands` stand beside the hits, keyed: the pictures are gone when the suppression list takes them.
+    """
 
     request_id: str
     request_digest: Digest
@@ -70,6 +75,8 @@ class ForgetPlan:
     steps: int
     steps_full_build: int
     duplicates_elsewhere: tuple[Hit, ...]
+    duplicates_included: int = 0
+    perceptual_bands: tuple[tuple[str, ...], ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -82,7 +89,15 @@ class ForgetPlan:
         return pd.DataFrame(rows, columns=["sample_id", "owner_key", "shard", "stage", "pack"])
 
 
-def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, issuer_key: str, request_folder: Path) -> ForgetPlan:
+def build_plan(
+    ws: Workspace,
+    request: DeletionRequest,
+    request_digest: Digest,
+    issuer_key: str,
+    request_folder: Path,
+    *,
+    choice: str | tuple[str, ...] = "none",
+) -> ForgetPlan:
     """Resolve a request against the manifests and work out its cost; changes nothing.
 
     Raises:
@@ -94,6 +109,8 @@ def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, 
     hits = look_up(ws, owner_keys=owner_keys, sample_ids=sample_ids)
     if hits.empty:
         raise RequestRefusedError(f"request {request.request_id}: no such owner or sample in this workspace", reason="no_match")
+    included = chosen_duplicates(ws, hits, choice)
+    hits = pd.concat([hits, included], ignore_index=True).sort_values(["shard", "stage", "owner_key", "sample_id"], ignore_index=True)
     twins = look_up(ws, sample_ids=set(hits["sample_id"]))
     elsewhere = drop_samples(twins, hits)
     hit_shards = sorted(int(shard) for shard in hits["shard"].unique())
@@ -111,6 +128,8 @@ def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, 
         steps_full_build=sum(shard.steps + shard.steps_reused for shard in shards)
         + sum(num_steps(count, settings.training) for shard in untouched for count in count_by_stage(ws, shard, settings.stages)),
         duplicates_elsewhere=_to_hits(elsewhere),
+        duplicates_included=len(included),
+        perceptual_bands=tuple(perceptual_bands(ws, value) for value in hash_samples(ws, hits)),
     )
 
 
@@ -131,7 +150,10 @@ def load_plan(ws: Workspace, request_id: str) -> ForgetPlan | None:
     shards = tuple(ShardPlan(**shard) for shard in document.pop("shards"))
     hits = tuple(Hit(**hit) for hit in document.pop("hits"))
     elsewhere = tuple(Hit(**hit) for hit in document.pop("duplicates_elsewhere"))
-    return ForgetPlan(**document | {"owners": tuple(document["owners"])}, shards=shards, hits=hits, duplicates_elsewhere=elsewhere)
+    bands = tuple(tuple(entry) for entry in document.pop("perceptual_bands"))
+    return ForgetPlan(
+        **document | {"owners": tuple(document["owners"])}, shards=shards, hits=hits, duplicates_elsewhere=elsewhere, perceptual_bands=bands
+    )
 
 
 def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, now: datetime) -> None:
@@ -147,6 +169,7 @@ def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, n
 def erase_plan(ws: Workspace, request_id: str) -> None:
     """Delete the kept plan, which names samples."""
     _plan_path(ws, request_id).unlink(missing_ok=True)
+    erase_choice(ws, request_id)
 
 
 def summarise_plan(plan: ForgetPlan) -> dict[str, Json]:
@@ -161,6 +184,7 @@ def summarise_plan(plan: ForgetPlan) -> dict[str, Json]:
         "steps": plan.steps,
         "steps_full_build": plan.steps_full_build,
         "duplicates_elsewhere": len(plan.duplicates_elsewhere),
+        "duplicates_included": plan.duplicates_included,
     }
 
 

@@ -26,7 +26,7 @@ from tasks.planning import ForgetPlan, erase_plan
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
 from tasks.shard_training import plan_chain
-from tasks.suppression import suppression_hash
+from tasks.suppression import erasure_hash, suppress_bands, suppression_hash
 from tasks.workspace import Workspace
 
 
@@ -41,7 +41,10 @@ def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures
     assert decided is not None, "a purge follows a decision"
     assert serving is not None, "a decision follows a stop, which promotes"
     hashes = sorted(suppression_hash(case.ws, hit.sample_id) for hit in plan.hits)
-    Ledger(case.ws).suppress(hashes, utc_now())
+    pairs = [erasure_hash(case.ws, hit.owner_key, hit.sample_id) for hit in plan.hits]
+    Ledger(case.ws).suppress([*hashes, *pairs], utc_now())
+    names = [suppression_hash(case.ws, hit.sample_id) for hit in plan.hits]
+    suppress_bands(case.ws, list(zip(names, plan.perceptual_bands, strict=False)))  # a plan of an earlier release has none
     candidate = read_served(decided)
     kept = {serving[0]: serving[1], candidate.version: load_composition(case.ws, candidate.composition)}
     counts = erase_tainted(case.ws, plan, kept=kept, descriptions=descriptions, pictures=pictures)

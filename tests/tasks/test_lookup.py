@@ -53,7 +53,9 @@ _rows = st.sets(st.tuples(st.sampled_from(_OWNERS), st.sampled_from(_SAMPLES), s
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.fixed_dictionaries({0: _rows, 1: _rows}), st.sets(st.sampled_from([*_OWNERS, "nobody"])), st.sets(st.sampled_from([*_SAMPLES, "x"])))
+@given(
+    st.fixed_dictionaries({0: _rows, 1: _rows}), st.sets(st.sampled_from([*_OWNERS, "nobody"])), st.sets(st.sampled_from([*_SAMPLES, "x"]))
+)
 def test_it_finds_what_find_samples_finds(
     ws: Workspace, rows: dict[int, set[tuple[str, str, int]]], owner_keys: set[str], sample_ids: set[str]
 ) -> None:
@@ -75,7 +77,8 @@ def test_many_row_groups_give_the_same(tmp_path: Path) -> None:
 
 def test_making_is_seeded(tmp_path: Path) -> None:
     first, second, other = (
-        make_manifests(tmp_path / name, rows=500, seed=seed, progress=lambda name, amount: None) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+        make_manifests(tmp_path / name, rows=500, seed=seed, progress=lambda name, amount: None)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert first[1:] == second[1:] != other[1:]
     assert first[0].manifest(0).read_bytes() == second[0].manifest(0).read_bytes()
