@@ -6,6 +6,8 @@ cache folder, made when it is missing or older than its manifest, and safe to de
 erased, so it carries its manifest's file identity (device, inode, size, times of change to the nanosecond) and the digest of its footer:
 manifests are replaced, never written in place, so another manifest is another file.
 
+A shard of few rows has no index: reading its ids is as fast, and planning then writes nothing.
+
 An index holds sample ids, so `erase_stale_indices` belongs to every erasure.
 """
 
@@ -24,6 +26,9 @@ from cdm_core.sample_index import SampleIndex, build_index, parse_hexadecimal
 from tasks.files import write_atomically
 from tasks.workspace import Workspace
 
+INDEXED_ROWS = 100_000
+"""A manifest of more rows than this is given an index."""
+
 LOOKUP_COLUMNS = ("sample_id", "owner_key", "shard", "stage")
 _ORDER = ["shard", "stage", "owner_key", "sample_id"]
 
@@ -40,7 +45,7 @@ def look_up(ws: Workspace, *, owner_keys: Collection[str] = (), sample_ids: Coll
         if owner_keys:
             rows |= {(shard, stage, owner, sample) for sample, owner, stage in _find_owners(ws, shard, owner_keys)}
         if sample_ids:
-            rows |= {(shard, stage, owner, sample) for sample, owner, stage in _open_index(ws, shard).find(sample_ids)}
+            rows |= {(shard, stage, owner, sample) for sample, owner, stage in _find_samples(ws, shard, sample_ids)}
     frame = pd.DataFrame(sorted(rows), columns=_ORDER)[list(LOOKUP_COLUMNS)]
     return frame.astype({"sample_id": "str", "owner_key": "str", "shard": "int64", "stage": "int64"})
 
@@ -54,7 +59,8 @@ def count_by_stage(ws: Workspace, shard: int, num_stages: int) -> list[int]:
 def make_indices(ws: Workspace) -> int:
     """Make every index that is missing or stale; returns their bytes on disk."""
     for shard in ws.settings().shard_ids:
-        _open_index(ws, shard)
+        if _open(ws.manifest(shard)).metadata.num_rows > INDEXED_ROWS:
+            _open_index(ws, shard)
     return sum(path.stat().st_size for path in _folder(ws).glob("shard-*.arrow"))
 
 
@@ -71,6 +77,18 @@ def erase_stale_indices(ws: Workspace) -> int:
     if any(path.exists() for path in doomed):
         raise VerificationError(f"{_folder(ws)}: an index is still there after its erasure")
     return len(doomed)
+
+
+def _find_samples(ws: Workspace, shard: int, sample_ids: Collection[str]) -> list[tuple[str, str, int]]:
+    path = ws.manifest(shard)
+    if _open(path).metadata.num_rows > INDEXED_ROWS:
+        return _open_index(ws, shard).find(sample_ids)
+    table = _read(path, ["sample_id", "owner_key", "shard", "stage"])
+    if not pc.all(pc.equal(table.column("shard"), shard), min_count=0).as_py():
+        raise InvalidInputError(f"{path}: holds rows of another shard")
+    table = table.filter(pc.is_in(table.column("sample_id"), value_set=pa.array(sorted(sample_ids), type=pa.string())))
+    columns = (table.column(name).to_pylist() for name in ("sample_id", "owner_key", "stage"))
+    return list(zip(*columns, strict=True))
 
 
 def _find_owners(ws: Workspace, shard: int, owner_keys: Collection[str]) -> list[tuple[str, str, int]]:
@@ -167,9 +185,10 @@ def _stamp(path: Path) -> str:
 def _stale(ws: Workspace, path: Path) -> bool:
     shard = int(path.stem.removeprefix("shard-"))
     try:
-        return SampleIndex(pa.memory_map(str(path))).stamp != _stamp(ws.manifest(shard))
+        stamp: str = SampleIndex(pa.memory_map(str(path))).stamp
     except InvalidInputError:
         return True
+    return stamp != _stamp(ws.manifest(shard))
 
 
 def _folder(ws: Workspace) -> Path:

@@ -40,7 +40,9 @@ def make_manifests(folder: Path, *, rows: int, seed: int, progress: Callable[[st
         mine = owner_of[places[owner_of, 0] == shard]
         table, ids = _shard_table(shard, mine, owners, places, generator)
         write_atomically(ws.manifest(shard), encode_table(table))
-        picked = generator.choice(len(ids), min(len(ids), -(-1000 // partition.shards)), replace=False) if len(ids) else []
+        picked: np.ndarray | list[int] = (
+            generator.choice(len(ids), min(len(ids), -(-1000 // partition.shards)), replace=False) if len(ids) else []
+        )
         chosen_ids += [ids[row].tobytes().decode() for row in picked]
         chosen_owners += [table.column("owner_key")[int(row)].as_py() for row in picked]
         progress("rows made", len(ids))

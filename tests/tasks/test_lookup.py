@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def ws(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return made
 
 
+@pytest.fixture(scope="module", autouse=True, params=[0, 10**6], ids=["indexed", "not indexed"])
+def _indexed_rows(request: pytest.FixtureRequest) -> Iterator[int]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.lookup.INDEXED_ROWS", request.param)
+        yield request.param
+
+
+@pytest.fixture
+def _indexed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.lookup.INDEXED_ROWS", 0)
+
+
 _rows = st.sets(st.tuples(st.sampled_from(_OWNERS), st.sampled_from(_SAMPLES), st.integers(0, 3)), max_size=12)
 
 
@@ -84,6 +97,7 @@ def test_making_is_seeded(tmp_path: Path) -> None:
     assert first[0].manifest(0).read_bytes() == second[0].manifest(0).read_bytes()
 
 
+@pytest.mark.usefixtures("_indexed")
 def test_a_changed_manifest_is_never_looked_up_in_an_old_index(small: Workspace) -> None:
     manifest = load_manifest(small, 0)
     gone, stays = manifest.iloc[:1], manifest.iloc[1:2]
@@ -96,6 +110,7 @@ def test_a_changed_manifest_is_never_looked_up_in_an_old_index(small: Workspace)
     assert len(look_up(small, sample_ids=set(stays["sample_id"]))) == 1
 
 
+@pytest.mark.usefixtures("_indexed")
 def test_indices_of_earlier_manifests_are_erased_and_the_others_stay(small: Workspace) -> None:
     make_indices(small)
     assert erase_stale_indices(small) == 0
@@ -106,6 +121,7 @@ def test_indices_of_earlier_manifests_are_erased_and_the_others_stay(small: Work
     assert [path.name for path in (small.cache / "lookup").iterdir()] == ["shard-1.arrow"]
 
 
+@pytest.mark.usefixtures("_indexed")
 def test_a_damaged_index_is_made_anew(small: Workspace) -> None:
     ids = set(load_manifest(small, 0)["sample_id"])
     before = look_up(small, sample_ids=ids)
