@@ -56,9 +56,9 @@ class EvaluationSettings(_Section):
 class DuplicateSettings(_Section):
     """Near duplicates: largest distances for one to be listed; of 8 bands, how many must agree for a picture to count as one erased."""
 
-    hash_distance: int = Field(default=16, ge=0, le=64)
-    clip_distance: float = Field(default=0.2, ge=0, le=2)
-    suppressed_bands: int = Field(default=6, ge=1, le=8)
+    hash_distance: int = Field(ge=0, le=64)
+    clip_distance: float = Field(ge=0, le=2)
+    suppressed_bands: int = Field(ge=1, le=8)
 
 
 class Settings(_Section):
@@ -70,7 +70,7 @@ class Settings(_Section):
     sampling: SamplingSettings
     knn: KnnSettings
     evaluation: EvaluationSettings
-    duplicates: DuplicateSettings = DuplicateSettings()
+    duplicates: DuplicateSettings
 
     @property
     def partition(self) -> Partition:

@@ -174,10 +174,8 @@ def run_learn(directory: Path, folder: Path, owner: str, tier: int | None) -> Do
     """Take an owner's folder in and learn it."""
     from tasks.arrivals import read_arrival
     from tasks.ledger import Ledger
-    from tasks.suppression import refuse_resurrected
 
     ws = open_for_flow(directory)
-    refuse_resurrected(ws)
     arrival = read_arrival(ws, Ledger(ws), folder, owner, tier, utc_now())
     return learn_arrival(ws, arrival, show_progress=True)
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from cdm_core.digests import keyed_hash
-from cdm_core.errors import StateError, SuppressedError
+from cdm_core.errors import StateError
 from cdm_core.perceptual_hash import PerceptualHash, compute_bands
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
@@ -58,14 +58,14 @@ def refuse_resurrected(ws: Workspace) -> None:
     """Return if no manifest lists a sample that was erased on request.
 
     Raises:
-        SuppressedError: one does; names shard and count.
+        StateError: one does; names shard and count.
     """
     ledger = Ledger(ws)
     for shard in ws.settings().shard_ids:
         manifest = load_manifest(ws, shard)
         hashes = [erasure_hash(ws, owner, sample) for owner, sample in zip(manifest["owner_key"], manifest["sample_id"], strict=True)]
         if found := ledger.is_suppressed(hashes):
-            raise SuppressedError(
+            raise StateError(
                 f"shard {shard}: {len(found)} of {len(manifest)} samples were erased on request and are back, from a backup perhaps; "
                 f"restore the data revision that followed the erasure"
             )

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 from small_workspace import ARRIVED_AT, SECRET
 
 from cdm_core.digests import sha256_digest
-from cdm_core.errors import InvalidInputError, SuppressedError
+from cdm_core.errors import InvalidInputError, StateError
 from cdm_core.partition import compute_owner_key
 from cdm_core.perceptual_hash import compute_perceptual_hash
 from tasks.duplicates import chosen_duplicates, erase_choice, find_duplicates, load_choice, parse_choice, save_choice
@@ -123,5 +123,5 @@ def test_a_sample_that_is_back_from_a_backup_is_refused_and_another_owners_equal
     Ledger(ws).suppress([erasure_hash(ws, ANNA, sha256_digest(picture))], ARRIVED_AT)
     refuse_resurrected(ws)
     add_samples(ws, ANNA, 0, 0, samples(picture))
-    with pytest.raises(SuppressedError, match=r"shard 0: 1 of 7 samples were erased on request and are back"):
+    with pytest.raises(StateError, match=r"shard 0: 1 of 7 samples were erased on request and are back"):
         refuse_resurrected(ws)
