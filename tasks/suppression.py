@@ -11,6 +11,7 @@ The bands lie in a SQLite file of their own beside the ledger: they are matched 
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from cdm_core.digests import keyed_hash
 from cdm_core.errors import StateError
@@ -47,7 +48,7 @@ def suppress_bands(ws: Workspace, entries: Collection[tuple[str, Sequence[str]]]
 def is_near_suppressed(ws: Workspace, value: int | None) -> bool:
     """Whether a picture's hash agrees in enough bands with one that was erased."""
     bands = perceptual_bands(ws, value)
-    if not bands:
+    if not bands or not _path(ws).is_file():
         return False
     query = f"SELECT 1 FROM bands WHERE hmac IN ({','.join('?' * len(bands))}) GROUP BY entry HAVING COUNT(*) >= ? LIMIT 1"
     with _connect(ws) as connection:
@@ -73,7 +74,7 @@ def refuse_resurrected(ws: Workspace) -> None:
 
 @contextmanager
 def _connect(ws: Workspace) -> Iterator[sqlite3.Connection]:
-    path = ws.ledger / "suppressed-bands.sqlite"
+    path = _path(ws)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with closing(sqlite3.connect(path, timeout=30.0)) as connection:
@@ -81,3 +82,7 @@ def _connect(ws: Workspace) -> Iterator[sqlite3.Connection]:
             yield connection
     except sqlite3.DatabaseError as error:
         raise StateError(f"{path}: can't be read or written: {error}") from error
+
+
+def _path(ws: Workspace) -> Path:
+    return ws.ledger / "suppressed-bands.sqlite"

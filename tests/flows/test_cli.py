@@ -16,13 +16,14 @@ COMMANDS = {
     "build": set(),
     "keys add-issuer": {"name", "--public-key"},
     "sign": {"file", "--issuer"},
-    "plan": {"file"},
-    "submit": {"file"},
+    "plan": {"file", "--include-duplicates"},
+    "submit": {"file", "--include-duplicates"},
     "learn": {"directory", "--owner", "--tier"},
     "review": {"request_id", "--accept", "--reject", "--reason"},
     "status": {"request_id"},
     "verify": {"path"},
     "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out"},
+    "bench lookup": {"--rows", "--dir", "--seed"},
 }
 HEAVY = {"torch", "diffusers", "peft", "open_clip", "transformers", "pandas", "prefect", "mlflow", "dvc", "matplotlib"}
 
