@@ -23,7 +23,6 @@ COMMANDS = {
     "status": {"request_id"},
     "verify": {"path"},
     "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out"},
-    "bench lookup": {"--rows", "--dir", "--seed"},
 }
 HEAVY = {"torch", "diffusers", "peft", "open_clip", "transformers", "pandas", "prefect", "mlflow", "dvc", "matplotlib"}
 
