@@ -20,6 +20,8 @@ from cdm_core.errors import InvalidInputError
 
 MANIFEST_COLUMNS = ("sample_id", "owner_key", "shard", "stage", "pack", "member", "caption", "arrived_at")
 
+ROWS_PER_GROUP = 16_384
+
 _SCHEMA = pa.schema(
     [
         pa.field(name, {"shard": pa.int64(), "stage": pa.int64(), "arrived_at": pa.timestamp("us", tz="UTC")}.get(name, pa.string()))
@@ -43,9 +45,13 @@ def merge_manifests(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 def encode_manifest(frame: pd.DataFrame) -> bytes:
     """The Parquet file of a manifest: the same bytes for the same frame (and the same pyarrow)."""
-    table = pa.table({name: frame[name].tolist() for name in MANIFEST_COLUMNS}, schema=_SCHEMA)
+    return encode_table(pa.table({name: frame[name].tolist() for name in MANIFEST_COLUMNS}, schema=_SCHEMA))
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """The Parquet file of a manifest that is an Arrow table already; in row groups small enough that reading one owner is cheap."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table.cast(_SCHEMA), sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
     return sink.getvalue()
 
 

@@ -112,6 +112,14 @@ class EvaluationSettings(_Section):
     inception_weights: str | None
 
 
+class DuplicateSettings(_Section):
+    """Near duplicates: largest distances for one to be listed; of 8 bands, how many must agree for a picture to count as one erased."""
+
+    hash_distance: int = Field(ge=0, le=64)
+    clip_distance: float = Field(ge=0, le=2)
+    suppressed_bands: int = Field(ge=1, le=8)
+
+
 class Settings(_Section):
     """The whole of `params.yaml`. Without `tiers` (before 0.2) an undeclared owner is in each stage equally likely."""
 
@@ -122,6 +130,7 @@ class Settings(_Section):
     sampling: SamplingSettings
     knn: KnnSettings
     evaluation: EvaluationSettings
+    duplicates: DuplicateSettings
 
     @property
     def partition(self) -> Partition:

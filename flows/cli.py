@@ -28,6 +28,10 @@ bench_app = typer.Typer(help="Measurements, each of the product's own path.", no
 app.add_typer(bench_app, name="bench")
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="The workspace.")]
+IncludeDuplicatesOption = Annotated[
+    str,
+    typer.Option("--include-duplicates", metavar="ids|none|exact", help="Which duplicates under other owners go too: ids with commas."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 CorpusOption = Annotated[
     Path, typer.Option(metavar="DIR", help="Holds google/package and twitter/package: the two npm packages of emoji pictures, unpacked.")
@@ -92,13 +96,14 @@ def sign(
 @app.command()
 def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A request file.")],
+    include_duplicates: IncludeDuplicatesOption = "none",
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a request would retrain, reuse and erase; changes nothing."""
     from flows.commands import run_plan
 
-    _answer(run_plan(workspace, file), as_json)
+    _answer(run_plan(workspace, file, include_duplicates), as_json)
 
 
 @app.command("plan-shards")
@@ -118,13 +123,14 @@ def plan_shards(
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed request file; its signature lies in FILE.sig.")],
+    include_duplicates: IncludeDuplicatesOption = "none",
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Forget: stop serving the data within seconds, retrain, evaluate, sign, promote, purge."""
     from flows.commands import run_submit
 
-    _answer(run_submit(workspace, file), as_json)
+    _answer(run_submit(workspace, file, include_duplicates), as_json)
 
 
 @app.command()
@@ -388,6 +394,7 @@ def pretrain_measure(
     _answer(run_measure(corpus, out, training, num), as_json)
 
 
+<<<<<<< HEAD
 @bench_app.command("compose")
 def bench_compose(
     pictures: Annotated[int, typer.Option(min=1, help="Pictures sampled together.")] = 1,
@@ -411,6 +418,21 @@ def bench_training(
     from flows.bench.training import run_bench_training
 
     _answer(run_bench_training(steps=steps, repetitions=repetitions), as_json)
+=======
+@bench_app.command("lookup")
+def bench_lookup(
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of all manifests together.")] = 10_000_000,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Where to make the manifests and leave them; else a temporary folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the manifests' content.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make manifests of many rows and measure how long a look-up in them takes."""
+    from flows.bench.lookup import run_bench_lookup
+
+    _answer(run_bench_lookup(rows, directory, seed), as_json)
+>>>>>>> wip/lookup
 
 
 def _answer(document: dict[str, object], as_json: bool) -> None:

@@ -51,6 +51,7 @@ def run_init(directory: Path, *, shards: int, stages: int) -> Document:
 def run_build(directory: Path) -> Document:
     """Build the whole model."""
     from tasks.manifest_store import count_samples, load_manifests
+    from tasks.suppression import refuse_resurrected
 
     ws, started = open_for_flow(directory), time.monotonic()
     num_samples = count_samples(load_manifests(ws))
@@ -61,6 +62,7 @@ def run_build(directory: Path) -> Document:
         "reference pictures": num_samples,
         "evaluation pictures": 2 * ws.settings().evaluation.samples,
     }
+    refuse_resurrected(ws)
     with flow_session(ws, totals):
         from flows.build import build
         from flows.resume import finish_interrupted
@@ -84,10 +86,11 @@ def run_sign(directory: Path, file: Path, issuer: str) -> Document:
     return {"keyid": sign_file(open_workspace(directory), file, issuer), "signature": f"{file}.sig"}
 
 
-def run_plan(directory: Path, file: Path) -> Document:
+def run_plan(directory: Path, file: Path, include_duplicates: str = "none") -> Document:
     """Plan a request file without asking for its signature, since nothing is done."""
     from cdm_core.digests import sha256_digest
     from cdm_core.requests import check_size, parse_request
+    from tasks.duplicates import find_duplicates, parse_choice
     from tasks.planning import build_plan, summarise_plan
 
     ws = open_workspace(directory)
@@ -96,22 +99,31 @@ def run_plan(directory: Path, file: Path) -> Document:
         content = file.read_bytes()
     except OSError as error:
         raise InvalidInputError(f"{file}: can't be read: {error.strerror}") from error
+    choice = parse_choice(include_duplicates)
     plans: list[Document] = []
     for request in parse_request(content, file.name):
-        plans.append(dict(summarise_plan(build_plan(ws, request, sha256_digest(content), "", file.parent))))
+        plain = plan = build_plan(ws, request, sha256_digest(content), "", file.parent)
+        if choice != "none":
+            plan = build_plan(ws, request, sha256_digest(content), "", file.parent, choice=choice)
+        plans.append({**summarise_plan(plan), "duplicates": asdict(find_duplicates(ws, plain.hit_frame()))})
     return plans[0] if len(plans) == 1 else {"requests": plans}
 
 
-def run_submit(directory: Path, file: Path) -> Document:
+def run_submit(directory: Path, file: Path, include_duplicates: str = "none") -> Document:
     """Receive a request file and forget what it names.
 
     A refused request of a bulk file doesn't keep the others from being carried out; its answer says so.
     """
+    from tasks.duplicates import parse_choice, save_choice
     from tasks.intake import receive_file
     from tasks.ledger import Ledger
 
     ws = open_for_flow(directory)
+    choice = parse_choice(include_duplicates)
     received = receive_file(ws, Ledger(ws), file, utc_now())
+    if choice != "none":
+        for request in received.requests:
+            save_choice(ws, request.request_id, choice)
     if len(received.requests) == 1:
         return forget_received(ws, received.requests[0].request_id, show_progress=True)
     return {"requests": [_forget_or_explain(ws, request.request_id) for request in received.requests]}

@@ -15,13 +15,14 @@ from pathlib import Path
 from cdm_core.digests import Digest, json_digest
 from cdm_core.errors import InvalidInputError, SuppressedError
 from cdm_core.partition import OwnerKey, assign, compute_owner_key
+from cdm_core.perceptual_hash import compute_perceptual_hash
 from tasks.data_versions import commit_data
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.packs import Sample
-from tasks.pictures import normalise_picture
+from tasks.pictures import decode_picture, normalise_picture
 from tasks.samples import add_samples
-from tasks.suppression import suppression_hash
+from tasks.suppression import is_near_suppressed, suppression_hash
 from tasks.workspace import Workspace
 
 CAPTIONS = "captions.csv"
@@ -84,6 +85,9 @@ def _refuse_suppressed(ws: Workspace, ledger: Ledger, samples: Sequence[Sample])
     hashes = {suppression_hash(ws, sample.sample_id): sample for sample in samples}
     if found := ledger.is_suppressed(list(hashes)):
         raise SuppressedError(f"{len(found)} of {len(samples)} pictures were erased on request and may not come back")
+    near = [sample for sample in samples if is_near_suppressed(ws, compute_perceptual_hash(decode_picture(sample.png)))]
+    if near:
+        raise SuppressedError(f"{len(near)} of {len(samples)} pictures are near copies of pictures that were erased on request")
 
 
 def _read_captions(path: Path, files: set[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from tasks.clock import utc_now
 from tasks.compositions import expert_of, load_composition, replace_experts, save_composition
 from tasks.data_versions import commit_data, commit_training, data_revision, require_committed
 from tasks.deciding import Judged, Work, audit_run, decide
+from tasks.duplicates import load_choice
 from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, prefix_rows
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifest
@@ -47,7 +48,8 @@ def plan_request(case: Case) -> ForgetPlan:
     assert stored.content is not None, "the bytes of an open request are kept"
     assert received is not None, "a stored request was received"
     request = find_request(stored.content, case.request_id)
-    plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id))
+    choice = load_choice(case.ws, case.request_id)
+    plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id), choice=choice)
     save_plan(case.ws, plan)
     version, composition = serving
     body = summarise_plan(plan) | {"version": version, "composition": composition.digest, "dvc_revision": data_revision(case.ws)}

@@ -16,6 +16,7 @@ from tasks.evaluation import PictureRequest, ShardDescription
 from tasks.ledger import Ledger
 from tasks.release import champion_composition
 from tasks.shard_training import TrainedShard
+from tasks.suppression import refuse_resurrected
 from tasks.workspace import Workspace
 
 
@@ -23,7 +24,7 @@ def receive_arrival(ws: Workspace, arrival: Arrival) -> Case:
     """Record the arrival in the ledger and store its samples.
 
     Raises:
-        StateError: nothing has been built, or the data isn't that of its revision.
+        StateError: nothing has been built, or the data isn't that of its revision, or what was erased is back.
     """
     serving = champion_composition(ws)
     if serving is None:
@@ -32,6 +33,7 @@ def receive_arrival(ws: Workspace, arrival: Arrival) -> Case:
     ledger.receive(arrival.request_id, "arrival", arrival.digest, b"", utc_now())
     if case.find("planned") is None:
         require_committed(ws, ws.settings().shard_ids)
+        refuse_resurrected(ws)
         before: dict[str, Json] = {"version": serving[0], "composition": serving[1].digest, "dvc_revision": data_revision(ws)}
         place: dict[str, Json] = {"owner_key": arrival.owner_key, "shard": arrival.shard, "stage": arrival.stage}
         case.finish("planned", {**before, **place, "samples": len(arrival.samples)}, status="planned")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from cdm_core.errors import InvalidInputError
@@ -61,6 +62,12 @@ def encode_png(image: Image.Image) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"\x78\x01" + stored_block + struct.pack(">I", zlib.adler32(lines))
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def decode_picture(png: bytes) -> np.ndarray:
+    """The pixels of a normalised picture: uint8 [3, 32, 32]."""
+    with Image.open(BytesIO(png), formats=("PNG",)) as image:
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

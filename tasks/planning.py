@@ -15,18 +15,22 @@ import pandas as pd
 from cdm_core.chain import first_changed_stage
 from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError
-from cdm_core.manifests import drop_samples, find_samples
+from cdm_core.manifests import drop_samples
 from cdm_core.partition import OwnerKey, compute_owner_key
 from cdm_core.requests import DeletionRequest
+from cdm_core.training import num_steps
 from tasks.checkpoints import CheckpointStore
+from tasks.duplicates import chosen_duplicates, erase_choice, hash_samples
 from tasks.files import erase_folder, write_atomically
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
-from tasks.manifest_store import load_manifests
+from tasks.lookup import count_by_stage, look_up
+from tasks.manifest_store import load_manifest
 from tasks.pictures import normalise_picture
 from tasks.request_images import find_image_files, images_folder
 from tasks.samples import pack_name
 from tasks.shard_training import plan_chain, stage_steps
+from tasks.suppression import perceptual_bands
 from tasks.workspace import Workspace
 
 
@@ -56,7 +60,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetPlan:
-    """What forgetting will do; `duplicates_elsewhere` are the same pictures under owners whom the request doesn't name."""
+    """What forgetting will do; `duplicates_elsewhere` are the same pictures under owners whom the request doesn't name.
+
+    `perceptual_bands` stand beside the hits, keyed: the pictures are gone when the suppression list takes them.
+    """
 
     request_id: str
     request_digest: Digest
@@ -68,6 +75,8 @@ class ForgetPlan:
     steps: int
     steps_full_build: int
     duplicates_elsewhere: tuple[Hit, ...]
+    duplicates_included: int = 0
+    perceptual_bands: tuple[tuple[str, ...], ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -80,24 +89,33 @@ class ForgetPlan:
         return pd.DataFrame(rows, columns=["sample_id", "owner_key", "shard", "stage", "pack"])
 
 
-def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, issuer_key: str, request_folder: Path) -> ForgetPlan:
+def build_plan(
+    ws: Workspace,
+    request: DeletionRequest,
+    request_digest: Digest,
+    issuer_key: str,
+    request_folder: Path,
+    *,
+    choice: str | tuple[str, ...] = "none",
+) -> ForgetPlan:
     """Resolve a request against the manifests and work out its cost; changes nothing.
 
     Raises:
         RequestRefusedError: nothing that it names is in this workspace (`no_match`).
     """
-    settings, manifests = ws.settings(), load_manifests(ws)
+    settings = ws.settings()
     owner_keys = {compute_owner_key(owner_secret(ws), owner_id) for owner_id in request.owner_ids}
     sample_ids = set(request.sample_ids) | _image_sample_ids(request, request_folder)
-    hits = find_samples(manifests, owner_keys=owner_keys, sample_ids=sample_ids)
+    hits = look_up(ws, owner_keys=owner_keys, sample_ids=sample_ids)
     if hits.empty:
         raise RequestRefusedError(f"request {request.request_id}: no such owner or sample in this workspace", reason="no_match")
-    twins = find_samples(manifests, sample_ids=set(hits["sample_id"]))
+    included = chosen_duplicates(ws, hits, choice)
+    hits = pd.concat([hits, included], ignore_index=True).sort_values(["shard", "stage", "owner_key", "sample_id"], ignore_index=True)
+    twins = look_up(ws, sample_ids=set(hits["sample_id"]))
     elsewhere = drop_samples(twins, hits)
-    shards = tuple(
-        _plan_shard(ws, shard, manifests[shard], hits[hits["shard"] == shard]) for shard in sorted(int(s) for s in hits["shard"].unique())
-    )
-    remaining = {shard: drop_samples(frame, hits) for shard, frame in manifests.items()}
+    hit_shards = sorted(int(shard) for shard in hits["shard"].unique())
+    shards = tuple(_plan_shard(ws, shard, load_manifest(ws, shard), hits[hits["shard"] == shard]) for shard in hit_shards)
+    untouched = [shard for shard in settings.shard_ids if shard not in hit_shards]
     return ForgetPlan(
         request_id=request.request_id,
         request_digest=request_digest,
@@ -107,8 +125,11 @@ def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, 
         shards=shards,
         hits=_to_hits(hits),
         steps=sum(shard.steps for shard in shards),
-        steps_full_build=sum(sum(stage_steps(frame, settings)) for frame in remaining.values()),
+        steps_full_build=sum(shard.steps + shard.steps_reused for shard in shards)
+        + sum(num_steps(count, settings.training) for shard in untouched for count in count_by_stage(ws, shard, settings.stages)),
         duplicates_elsewhere=_to_hits(elsewhere),
+        duplicates_included=len(included),
+        perceptual_bands=tuple(perceptual_bands(ws, value) for value in hash_samples(ws, hits)),
     )
 
 
@@ -129,7 +150,10 @@ def load_plan(ws: Workspace, request_id: str) -> ForgetPlan | None:
     shards = tuple(ShardPlan(**shard) for shard in document.pop("shards"))
     hits = tuple(Hit(**hit) for hit in document.pop("hits"))
     elsewhere = tuple(Hit(**hit) for hit in document.pop("duplicates_elsewhere"))
-    return ForgetPlan(**document | {"owners": tuple(document["owners"])}, shards=shards, hits=hits, duplicates_elsewhere=elsewhere)
+    bands = tuple(tuple(entry) for entry in document.pop("perceptual_bands"))
+    return ForgetPlan(
+        **document | {"owners": tuple(document["owners"])}, shards=shards, hits=hits, duplicates_elsewhere=elsewhere, perceptual_bands=bands
+    )
 
 
 def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, now: datetime) -> None:
@@ -145,6 +169,7 @@ def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, n
 def erase_plan(ws: Workspace, request_id: str) -> None:
     """Delete the kept plan, which names samples."""
     _plan_path(ws, request_id).unlink(missing_ok=True)
+    erase_choice(ws, request_id)
 
 
 def summarise_plan(plan: ForgetPlan) -> dict[str, Json]:
@@ -159,6 +184,7 @@ def summarise_plan(plan: ForgetPlan) -> dict[str, Json]:
         "steps": plan.steps,
         "steps_full_build": plan.steps_full_build,
         "duplicates_elsewhere": len(plan.duplicates_elsewhere),
+        "duplicates_included": plan.duplicates_included,
     }
 
 

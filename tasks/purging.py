@@ -20,14 +20,19 @@ from tasks.evaluation import PictureRequest, ShardDescription, erase_description
 from tasks.files import erase_folder
 from tasks.forgetting import kept_plan
 from tasks.ledger import Ledger
+from tasks.lookup import erase_stale_indices
 from tasks.manifest_store import load_manifest
 from tasks.mlflow_erasure import erase_versions
 from tasks.planning import ForgetPlan, erase_plan
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
 from tasks.shard_training import plan_chain
+<<<<<<< HEAD
 from tasks.suppression import suppression_hash
 from tasks.workers import active_pool
+=======
+from tasks.suppression import erasure_hash, suppress_bands, suppression_hash
+>>>>>>> wip/lookup
 from tasks.workspace import Workspace
 
 
@@ -42,7 +47,10 @@ def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures
     assert decided is not None, "a purge follows a decision"
     assert serving is not None, "a decision follows a stop, which promotes"
     hashes = sorted(suppression_hash(case.ws, hit.sample_id) for hit in plan.hits)
-    Ledger(case.ws).suppress(hashes, utc_now())
+    pairs = [erasure_hash(case.ws, hit.owner_key, hit.sample_id) for hit in plan.hits]
+    Ledger(case.ws).suppress([*hashes, *pairs], utc_now())
+    names = [suppression_hash(case.ws, hit.sample_id) for hit in plan.hits]
+    suppress_bands(case.ws, list(zip(names, plan.perceptual_bands, strict=False)))  # a plan of an earlier release has none
     candidate = read_served(decided)
     kept = {serving[0]: serving[1], candidate.version: load_composition(case.ws, candidate.composition)}
     counts = erase_tainted(case.ws, plan, kept=kept, descriptions=descriptions, pictures=pictures)
@@ -84,9 +92,13 @@ def erase_tainted(
     counts["compositions"] = _erase_compositions(ws, tainted)
     counts["generated_pictures"] = erase_generated_but(ws, list(kept.values()), pictures)
     counts["grids"] = erase_folder(ws.cache / "grids")
+<<<<<<< HEAD
     counts["classifiers"] = erase_classifiers(ws)
     if counts["classifiers"]:
         active_pool().submit(train_classifier_of_today, ws).result()
+=======
+    counts["sample_indices"] = erase_stale_indices(ws)
+>>>>>>> wip/lookup
     counts["shard_descriptions"] = erase_descriptions_but(ws, list(descriptions))
     for composition in kept.values():
         adapter_files(ws, composition)  # raises if what stays has lost a file

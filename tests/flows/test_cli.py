@@ -19,6 +19,8 @@ COMMANDS = {
     "plan": {"file"},
     "plan-shards": {"--batch"},
     "submit": {"file"},
+    "plan": {"file", "--include-duplicates"},
+    "submit": {"file", "--include-duplicates"},
     "learn": {"directory", "--owner", "--tier"},
     "review": {"request_id", "--accept", "--reject", "--reason"},
     "status": {"request_id"},
