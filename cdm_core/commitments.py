@@ -31,5 +31,5 @@ class OpenedEvent:
     @property
     def commitment(self) -> Digest:
         """The leaf, in hexadecimal."""
-        event = {"seq": self.seq, "at": self.at, "kind": self.kind, "request_id": self.request_id, "body": self.body}
+        event: Json = {"seq": self.seq, "at": self.at, "kind": self.kind, "request_id": self.request_id, "body": self.body}
         return Digest(hashlib.sha256(self.salt + canonical_json(event)).hexdigest())

@@ -3,10 +3,10 @@
 Pydantic guards the door since a person edits the file; inside, each component takes its own frozen part.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cdm_core.errors import InvalidInputError
 from cdm_core.partition import Partition
@@ -53,6 +53,21 @@ class EvaluationSettings(_Section):
     inception_weights: str | None
 
 
+class TimestampingSettings(_Section):
+    """An RFC 3161 authority: reached at `url`, or by `command`, in which {query} and {reply} stand for files; paths are the workspace's."""
+
+    name: str = Field(min_length=1, max_length=256)
+    certificate: str
+    url: str | None = Field(default=None, pattern="^https?://")
+    command: list[str] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.url is None) == (self.command is None):
+            raise ValueError("give either url or command")
+        return self
+
+
 class Settings(_Section):
     """The whole of `params.yaml`."""
 
@@ -62,6 +77,7 @@ class Settings(_Section):
     sampling: SamplingSettings
     knn: KnnSettings
     evaluation: EvaluationSettings
+    timestamping: TimestampingSettings | None = None
 
     @property
     def partition(self) -> Partition:

@@ -6,6 +6,8 @@ A record lies at `.lethe/ledger/records/NNNNNN-<kind>.json`. Its predicate says,
 - `step_key`: which step wrote it, so that a step run again after a crash finds its record and writes no second one;
 - `artifacts`: `[{"path", "digest"}]`, files that it speaks of, relative to the workspace.
 
+Each record's digest goes into the ledger as an event: the chain shows a gap, the ledger shows that the newest records were cut off.
+
 `verify_record` needs no network, no ledger and no model library. With no keys given it trusts those it finds in the record's own workspace,
 which shows that nothing changed since, not who signed: a stranger passes a key that came another way.
 """
@@ -30,10 +32,14 @@ from cdm_core.evidence import (
     verify_chain,
     verify_envelope,
 )
+from tasks.clock import utc_now
 from tasks.files import write_atomically
 from tasks.keys import load_record_keys, workspace_signer
+from tasks.ledger import Ledger
 from tasks.locks import exclusive_lock
 from tasks.workspace import Workspace
+
+RECORD_EVENT = "record"
 
 _NAME = re.compile(r"([0-9]{6})-[a-z][a-z0-9_-]*\.json")
 
@@ -74,6 +80,8 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
     with exclusive_lock(ws.records / ".lock"):
         records = load_records(ws)
         statements = _verify_own_chain(ws, records)
+        ledger = Ledger(ws)
+        _log_records(ws, ledger)
         for path, statement in zip(_list_records(ws.records), statements, strict=True):
             if statement.predicate.get("step_key") == step_key:
                 return path
@@ -81,7 +89,25 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
         payload = build_statement(subjects, UNLEARNING_PREDICATE, {**predicate, "previous_record": previous})
         path = ws.records / f"{len(records) + 1:06d}-{kind}.json"
         write_atomically(path, sign_envelope(payload, workspace_signer(ws)))
+        _log_records(ws, ledger)
+        ledger.sign_checkpoint()
     return path
+
+
+def check_logged(ws: Workspace, ledger: Ledger) -> int:
+    """Compare the record files with what the ledger says of them; returns how many it has, which a crash may leave one behind the files.
+
+    Raises:
+        VerificationError: a record that was logged is gone or is another one.
+    """
+    events, paths = ledger.events(kind=RECORD_EVENT), _list_records(ws.records)
+    for position, event in enumerate(events):
+        name = event.body["record"]
+        if position >= len(paths) or paths[position].name != name:
+            raise VerificationError(f"{ws.records / str(name)}: was logged and is gone; records were removed or cut off at the end")
+        if sha256_digest(paths[position].read_bytes()) != event.body["digest"]:
+            raise VerificationError(f"{paths[position]}: is not the record that was logged")
+    return len(events)
 
 
 def load_records(ws: Workspace) -> list[bytes]:
@@ -126,6 +152,12 @@ def verify_record(path: Path, keys: Sequence[Key] | None = None) -> VerifiedReco
         num_superseded=artifacts.count("superseded"),
         num_absent=artifacts.count("absent"),
     )
+
+
+def _log_records(ws: Workspace, ledger: Ledger) -> None:
+    """Append an event for each record that has none: a new one, or those of a crash or of a ledger that logged none yet."""
+    for path in _list_records(ws.records)[check_logged(ws, ledger) :]:
+        ledger.append(RECORD_EVENT, None, {"record": path.name, "digest": sha256_digest(path.read_bytes())}, utc_now())
 
 
 def _verify_own_chain(ws: Workspace, records: Sequence[bytes]) -> list[VerifiedStatement]:
