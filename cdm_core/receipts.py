@@ -7,7 +7,8 @@ that opens its leaf; the log proof of that leaf; and the time stamp over the log
 2. the envelope, by as many trusted keys as the list asks for;
 3. the event names this envelope;
 4. the log proof shows the event's leaf under a checkpoint that a trusted key signed;
-5. the time stamp covers that checkpoint, where the list trusts an authority. Where it trusts none, the grade doesn't speak of time.
+5. the time stamp is the one that the log's operator received (its seal, a signed note of its digest: a token alone has bytes that can be
+   changed unnoticed), and covers that checkpoint, where the list trusts an authority; where it trusts none, the grade is silent on time.
 
 The grade says what was shown: "executed" (or "refused"), "logged", "time-stamped".
 """
@@ -18,21 +19,21 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from securesystemslib.signer import Signer  # type: ignore[attr-defined]  # re-exported without __all__
 
 from cdm_core.commitments import OpenedEvent
-from cdm_core.digests import Digest, Json, canonical_json, json_digest
+from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
 from cdm_core.documents import decode_text, describe_problem, load_json
 from cdm_core.errors import InvalidInputError, VerificationError
 from cdm_core.evidence import CosignedStatement, verify_cosigned
-from cdm_core.signed_note import Checkpoint, LogProof, parse_log_proof, verify_log_proof
+from cdm_core.signed_note import Checkpoint, LogProof, parse_log_proof, sign_note, verify_log_proof, verify_note
 from cdm_core.timestamps import verify_timestamp
 from cdm_core.trusted_keys import TrustedKeys
 
 SCHEMA = "lethe/receipt/v1"
 RECEIPT_PREDICATE = "https://lethe.dev/attestation/receipt/v1"
 RECEIPT_EVENT = "receipt"
-
-Grade = Literal["executed, logged", "executed, logged, time-stamped", "refused, logged", "refused, logged, time-stamped"]
+SEAL_HEADER = "lethe/timestamp-seal/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,12 @@ class _EventShape(BaseModel):
     body: dict[str, Any]
 
 
+class _StampShape(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    token: str
+    seal: str
+
+
 class _ReceiptShape(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     schema_: Literal["lethe/receipt/v1"] = Field(alias="schema")
@@ -62,18 +69,24 @@ class _ReceiptShape(BaseModel):
     event: _EventShape
     salt: str
     proof: str
-    timestamp: str | None
+    timestamp: _StampShape | None
 
 
-def build_receipt(envelope: Json, event: OpenedEvent, proof: LogProof, timestamp: bytes | None) -> bytes:
-    """The receipt's bytes."""
+def seal_timestamp(token: bytes, origin: str, signer: Signer) -> bytes:
+    """The note by which the operator of the log `origin` says that this is the token received."""
+    return sign_note(_seal_text(token), origin, signer)
+
+
+def build_receipt(envelope: Json, event: OpenedEvent, proof: LogProof, timestamp: tuple[bytes, bytes] | None) -> bytes:
+    """The receipt's bytes; `timestamp` is a token and its seal."""
+    stamp: Json = None if timestamp is None else {"token": base64.b64encode(timestamp[0]).decode(), "seal": timestamp[1].decode()}
     document: dict[str, Json] = {
         "schema": SCHEMA,
         "envelope": envelope,
         "event": {"seq": event.seq, "at": event.at, "kind": event.kind, "request_id": event.request_id, "body": event.body},
         "salt": event.salt.hex(),
         "proof": proof.to_bytes().decode(),
-        "timestamp": None if timestamp is None else base64.b64encode(timestamp).decode(),
+        "timestamp": stamp,
     }
     return canonical_json(document) + b"\n"
 
@@ -99,7 +112,7 @@ def verify_receipt(content: bytes, trusted: TrustedKeys) -> VerifiedReceipt:
     if proof.index != event.seq - 1:
         raise VerificationError("the log proof is one of another event")
     checkpoint = verify_log_proof(proof, bytes.fromhex(event.commitment), trusted.keys)  # 4
-    stamped_at = _read_time(shape.timestamp, proof.checkpoint, trusted)  # 5
+    stamped_at = _read_time(shape.timestamp, proof.checkpoint, checkpoint.origin, trusted)  # 5
     grade = f"{predicate['result']}, logged{', time-stamped' if stamped_at else ''}"
     return VerifiedReceipt(statement=statement, grade=grade, checkpoint=checkpoint, index=proof.index, stamped_at=stamped_at)
 
@@ -143,13 +156,19 @@ def _open(shape: _ReceiptShape) -> OpenedEvent:
     return event
 
 
-def _read_time(timestamp: str | None, checkpoint: bytes, trusted: TrustedKeys) -> datetime | None:
-    if timestamp is None:
+def _read_time(stamp: _StampShape | None, checkpoint: bytes, origin: str, trusted: TrustedKeys) -> datetime | None:
+    if stamp is None:
         return None
     try:
-        response = base64.b64decode(timestamp, validate=True)
+        token = base64.b64decode(stamp.token, validate=True)
     except ValueError as error:
         raise VerificationError("time stamp: not base64") from error
-    if base64.b64encode(response).decode() != timestamp:
+    if base64.b64encode(token).decode() != stamp.token:
         raise VerificationError("time stamp: not base64 in its one spelling")
-    return verify_timestamp(response, checkpoint, trusted.authorities) if trusted.authorities else None
+    if verify_note(stamp.seal.encode(), origin, trusted.keys).text != _seal_text(token):
+        raise VerificationError("time stamp: its seal is another token's")
+    return verify_timestamp(token, checkpoint, trusted.authorities) if trusted.authorities else None
+
+
+def _seal_text(token: bytes) -> str:
+    return f"{SEAL_HEADER}\n{sha256_digest(token)}\n"

@@ -1,13 +1,14 @@
 """RFC 3161 time stamps: what an authority said of when some bytes existed.
 
 Checked with Trail of Bits' rfc3161-client, which parses and verifies in Rust. The time counts only under an authority whose certificate
-the reader trusts; the certificate must stand in the token (`certReq`).
+the reader trusts; the certificate must stand in the token (`certReq`). A token has bytes that nobody signed, such as its list of digest
+algorithms: whoever needs it unchanged to the byte signs it (`cdm_core.receipts`).
 """
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import DuplicateExtension, InvalidVersion, load_pem_x509_certificate
 from rfc3161_client import TimestampRequestBuilder, VerifierBuilder, decode_timestamp_response
 from rfc3161_client import VerificationError as TokenError
 
@@ -35,6 +36,6 @@ def verify_timestamp(response: bytes, message: bytes, authorities: Sequence[str]
     try:
         decoded = decode_timestamp_response(response)
         builder.build().verify_message(decoded, message)
-    except (TokenError, ValueError) as error:
+    except (TokenError, ValueError, InvalidVersion, DuplicateExtension) as error:
         raise VerificationError(f"time stamp: {' '.join(str(error).split()) or 'not verifiable'}") from error
     return decoded.tst_info.gen_time.astimezone(UTC)

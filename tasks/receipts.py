@@ -7,12 +7,13 @@ envelope's digest, and only checkpoint and time stamp are of today.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported without __all__
 
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import StateError, VerificationError
 from cdm_core.evidence import build_statement, cosign_envelope
-from cdm_core.receipts import RECEIPT_EVENT, RECEIPT_PREDICATE, build_receipt, envelope_digest
+from cdm_core.receipts import RECEIPT_EVENT, RECEIPT_PREDICATE, build_receipt, envelope_digest, seal_timestamp
+from cdm_core.signed_note import verify_checkpoint
 from cdm_core.trusted_keys import build_key_list
 from tasks.clock import utc_now
 from tasks.keys import load_private_signer, load_record_keys, workspace_signer
@@ -47,13 +48,22 @@ def make_receipt(ws: Workspace, request_id: str, second_key: Path | None) -> byt
     known = [event for event in ledger.events(request_id=request_id, kind=RECEIPT_EVENT) if event.body == body]
     event = known[0] if known else ledger.append(RECEIPT_EVENT, request_id, body, utc_now())
     proof = ledger.prove(event.seq)
-    return build_receipt(envelope, ledger.open_event(event.seq), proof, request_timestamp(ws, proof.checkpoint))
+    return build_receipt(envelope, ledger.open_event(event.seq), proof, _stamp(ws, proof.checkpoint))
 
 
 def export_keys(ws: Workspace) -> bytes:
     """The key list that a stranger needs: the workspace's public keys, and the time-stamp authority if there is one."""
     keys = load_record_keys(ws.keys)
     return build_key_list([(f"workspace {key.keyid[:16]}", key) for key in keys], load_authorities(ws))
+
+
+def _stamp(ws: Workspace, checkpoint: bytes) -> tuple[bytes, bytes] | None:
+    """The authority's token and our seal of it."""
+    token = request_timestamp(ws, checkpoint)
+    if token is None:
+        return None
+    signer = workspace_signer(ws)
+    return token, seal_timestamp(token, verify_checkpoint(checkpoint, load_record_keys(ws.keys)).origin, signer)
 
 
 def _records_of(ws: Workspace, answer: Mapping[str, Json]) -> dict[str, Digest]:
