@@ -26,7 +26,7 @@ from typing import Literal, cast, get_args
 from cdm_core.commitments import OpenedEvent
 from cdm_core.digests import Digest, Json, canonical_json
 from cdm_core.errors import RequestRefusedError, StateError, VerificationError
-from cdm_core.merkle import build_consistency_proof, build_inclusion_proof, hash_leaf, iterate_roots
+from cdm_core.merkle import build_consistency_proof, build_inclusion_proof, compute_root, hash_leaf, iterate_roots
 from cdm_core.signed_note import LogProof, verify_checkpoint
 from tasks.keys import load_record_keys
 from tasks.ledger_events import EventRow, format_time, insert_event, is_chained, migrate_chained_events
@@ -143,6 +143,11 @@ class Ledger:
         """
         self.verify()
         return sign_head(self._ws, self._verified_roots())
+
+    def describe(self) -> dict[str, Json]:
+        """Size and root of the tree, for a record to name."""
+        hashes = self._leaf_hashes()
+        return {"size": len(hashes), "root": compute_root(hashes).hex()}
 
     def prove(self, seq: int) -> LogProof:
         """That the tree under a checkpoint signed now holds the event.

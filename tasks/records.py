@@ -4,6 +4,7 @@ A record lies at `.lethe/ledger/records/NNNNNN-<kind>.json`. Its predicate says,
 
 - `previous_record`: the digest of the record before it, null in the first;
 - `step_key`: which step wrote it, so that a step run again after a crash finds its record and writes no second one;
+- `ledger`: size and root of the ledger's tree when it was signed;
 - `artifacts`: `[{"path", "digest"}]`, files that it speaks of, relative to the workspace.
 
 Each record's digest goes into the ledger as an event: the chain shows a gap, the ledger shows that the newest records were cut off.
@@ -22,6 +23,7 @@ from typing import Literal
 
 from securesystemslib.signer import Key  # type: ignore[attr-defined]  # re-exported without __all__
 
+from cdm_core.audit_record import check_statement, complete_predicate
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
 from cdm_core.evidence import (
@@ -67,7 +69,7 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
     """Sign and store a record, or return the one that its `step_key` wrote before; a broken chain is not continued.
 
     Raises:
-        ValueError: `kind` is no file name, or the predicate lacks `step_key` or brings its own `previous_record`.
+        ValueError: `kind` is no file name, the predicate lacks `step_key` or brings its own `previous_record`, or doesn't fit the schema.
         VerificationError: the records that are there don't hold.
     """
     step_key = predicate.get("step_key")
@@ -86,7 +88,9 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
             if statement.predicate.get("step_key") == step_key:
                 return path
         previous = sha256_digest(records[-1]) if records else None
-        payload = build_statement(subjects, UNLEARNING_PREDICATE, {**predicate, "previous_record": previous})
+        content = {"ledger": ledger.describe(), **predicate, "previous_record": previous}
+        payload = build_statement(subjects, UNLEARNING_PREDICATE, complete_predicate(content))
+        check_statement(payload)
         path = ws.records / f"{len(records) + 1:06d}-{kind}.json"
         write_atomically(path, sign_envelope(payload, workspace_signer(ws)))
         _log_records(ws, ledger)
