@@ -39,7 +39,7 @@ def run_verify(path: Path, directory: Path | None, trust: Path | None) -> Docume
 
     if path.name in ("ledger.sqlite", "checkpoint"):
         return _verify_ledger(path.resolve())
-    content = _read(path)
+    content = _read(path.resolve())
     return _verify_receipt(path, content, directory, trust) if is_receipt(content) else _verify_record(path, directory, trust)
 
 

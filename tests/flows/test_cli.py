@@ -21,7 +21,9 @@ COMMANDS = {
     "learn": {"directory", "--owner", "--tier"},
     "review": {"request_id", "--accept", "--reject", "--reason"},
     "status": {"request_id"},
-    "verify": {"path"},
+    "receipt": {"request_id", "--out", "--key"},
+    "verify": {"path", "--trust"},
+    "keys export": {"--out"},
     "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out"},
 }
 HEAVY = {"torch", "diffusers", "peft", "open_clip", "transformers", "pandas", "prefect", "mlflow", "dvc", "matplotlib"}
