@@ -42,7 +42,7 @@ def all_keys() -> list[str]:
 def test_the_shipped_parameters_parse() -> None:
     settings = parse_settings(SHIPPED.read_bytes(), "params.yaml")
     assert settings.partition == Partition(shards=8, stages=4)
-    assert settings.model_dump() == document()
+    assert settings.model_dump() == {**document(), "timestamping": None}
 
 
 @pytest.mark.parametrize("key", all_keys())
@@ -124,4 +124,11 @@ def test_what_is_no_mapping_is_refused_in_one_line(content: bytes) -> None:
 @given(st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(content: bytes) -> None:
     with pytest.raises(InvalidInputError, match=r"^params.yaml: [^\n]+$"):
+        parse_settings(content, "params.yaml")
+
+
+@pytest.mark.parametrize("ways", [{}, {"url": "https://tsa.example", "command": ["openssl"]}])
+def test_an_authority_is_reached_in_one_way(ways: dict[str, object]) -> None:
+    content = yaml.safe_dump({**document(), "timestamping": {"name": "authority", "certificate": "tsa.pem", **ways}}).encode()
+    with pytest.raises(InvalidInputError, match=r"params\.yaml: timestamping: .*give either url or command"):
         parse_settings(content, "params.yaml")
