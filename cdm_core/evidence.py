@@ -53,6 +53,14 @@ class VerifiedStatement:
         return predicate
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CosignedStatement:
+    """A Statement that enough of the trusted keys signed; `keyids` are theirs, in the envelope's order."""
+
+    statement: Mapping[str, Json]
+    keyids: tuple[str, ...]
+
+
 class _StatementShape(BaseModel):
     """What every Statement has; unknown fields are allowed, as in-toto asks of consumers."""
 
@@ -73,6 +81,13 @@ class _EnvelopeShape(BaseModel):
     payload: str
     payload_type: Literal["application/vnd.in-toto+json"] = Field(alias="payloadType")
     signatures: list[_SignatureShape] = Field(min_length=1, max_length=1)
+
+
+class _CosignedShape(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    payload: str
+    payload_type: Literal["application/vnd.in-toto+json"] = Field(alias="payloadType")
+    signatures: list[_SignatureShape] = Field(min_length=1, max_length=16)
 
 
 def build_public_key(public_key: Ed25519PublicKey) -> SSlibKey:
@@ -132,6 +147,52 @@ def verify_envelope(content: bytes, keys: Sequence[Key]) -> VerifiedStatement:
     if _spell(payload, signature) != content:
         raise VerificationError("the signature holds, but the envelope around it is not the one that was written")
     return VerifiedStatement(payload=payload, statement=_parse_statement(payload), keyid=signature.keyid)
+
+
+def cosign_envelope(payload: bytes, signers: Sequence[Signer]) -> dict[str, Json]:
+    """A DSSE envelope with a signature of each signer, as JSON; any DSSE library checks it.
+
+    Raises:
+        ValueError: no signer, or one twice.
+    """
+    if not signers or len({signer.public_key.keyid for signer in signers}) < len(signers):
+        raise ValueError("an envelope needs signers, each once")
+    envelope = Envelope(payload, PAYLOAD_TYPE, {})
+    for signer in signers:
+        envelope.sign(signer)
+    document: dict[str, Json] = envelope.to_dict()
+    return document
+
+
+def verify_cosigned(document: Json, keys: Sequence[Key], threshold: int) -> CosignedStatement:
+    """Check an envelope against trusted keys, of which `threshold` different ones must have signed.
+
+    Signatures of unknown keys are ignored, as DSSE asks; so other envelopes than the one that was written may pass, and whoever holds
+    its digest compares that too.
+
+    Raises:
+        VerificationError: not an envelope, signed by too few, or not a Statement.
+    """
+    try:
+        shape = _CosignedShape.model_validate(document)
+        payload = base64.b64decode(shape.payload, validate=True)
+        signatures = [base64.b64decode(signature.sig, validate=True).hex() for signature in shape.signatures]
+    except ValidationError as error:
+        raise VerificationError(f"not a DSSE envelope: {describe_problem(error)}") from error
+    except ValueError as error:
+        raise VerificationError("not a DSSE envelope: payload or signature is not base64") from error
+    keyids: list[str] = []
+    for signature in signatures:
+        try:
+            keyids.append(_find_signature(payload, signature, keys).keyid)
+        except VerificationError:
+            continue
+    distinct = tuple(dict.fromkeys(keyids))
+    if not distinct:
+        raise VerificationError("signed by none of the trusted keys")
+    if len(distinct) < threshold:
+        raise VerificationError(f"signed by {len(distinct)} of the trusted keys, where {threshold} are asked for")
+    return CosignedStatement(statement=_parse_statement(payload), keyids=distinct)
 
 
 def verify_chain(records: Sequence[bytes], keys: Sequence[Key], previous: Digest | None = None) -> list[VerifiedStatement]:

@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
+from typing import Literal, Self
+
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cdm_core.errors import InvalidInputError
@@ -118,6 +121,19 @@ class DuplicateSettings(_Section):
     hash_distance: int = Field(ge=0, le=64)
     clip_distance: float = Field(ge=0, le=2)
     suppressed_bands: int = Field(ge=1, le=8)
+class TimestampingSettings(_Section):
+    """An RFC 3161 authority: reached at `url`, or by `command`, in which {query} and {reply} stand for files; paths are the workspace's."""
+
+    name: str = Field(min_length=1, max_length=256)
+    certificate: str
+    url: str | None = Field(default=None, pattern="^https?://")
+    command: list[str] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.url is None) == (self.command is None):
+            raise ValueError("give either url or command")
+        return self
 
 
 class Settings(_Section):
@@ -131,6 +147,7 @@ class Settings(_Section):
     knn: KnnSettings
     evaluation: EvaluationSettings
     duplicates: DuplicateSettings
+    timestamping: TimestampingSettings | None = None
 
     @property
     def partition(self) -> Partition:

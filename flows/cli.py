@@ -80,6 +80,18 @@ def add_issuer(
     _answer(run_add_issuer(workspace, name, public_key), as_json)
 
 
+@keys_app.command("export")
+def export_keys(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The key list to write.")],
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the list of public keys that check this workspace's records and receipts."""
+    from flows.receipts import run_export_keys
+
+    _answer(run_export_keys(workspace, out), as_json)
+
+
 @app.command()
 def sign(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The request file.")],
@@ -180,15 +192,30 @@ def status(
 
 
 @app.command()
-def verify(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="An audit record.")],
-    workspace: Annotated[Path | None, typer.Option("--workspace", metavar="DIR", help="Whose public keys to trust.")] = None,
+def receipt(
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="A closed request.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The receipt to write.")],
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="A second private key (PEM) that signs too.")] = None,
+    workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a record's signature, chain and the digests it names; offline."""
-    from flows.commands import run_verify
+    """Write a closed request's receipt: signed, logged, time-stamped where an authority is configured."""
+    from flows.receipts import run_receipt
 
-    _answer(run_verify(path, workspace), as_json)
+    _answer(run_receipt(workspace, request_id, out, key), as_json)
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An audit record, a receipt, or ledger.sqlite.")],
+    workspace: Annotated[Path | None, typer.Option("--workspace", metavar="DIR", help="Whose public keys to trust.")] = None,
+    trust: Annotated[Path | None, typer.Option("--trust", metavar="FILE", help="The key list to trust; see `keys export`.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a record, a receipt or the ledger: signatures, chain or log, and the digests it names; offline."""
+    from flows.receipts import run_verify
+
+    _answer(run_verify(path, workspace, trust), as_json)
 
 
 @app.command()

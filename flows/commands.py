@@ -236,24 +236,6 @@ def run_status(directory: Path, request_id: str | None) -> Document:
     return {"requests": rows}
 
 
-def run_verify(path: Path, directory: Path | None) -> Document:
-    """Verify an audit record."""
-    from tasks.keys import load_record_keys
-    from tasks.records import verify_record
-
-    keys = load_record_keys(open_workspace(directory).keys) if directory is not None else None
-    verified = verify_record(path, keys)
-    return {
-        "valid": verified.valid,
-        "keyid": verified.keyid,
-        "subject": list(verified.subject),
-        "records_in_chain": verified.num_chained,
-        "artifacts_matching": verified.num_matching,
-        "artifacts_superseded": verified.num_superseded,
-        "artifacts_absent": verified.num_absent,
-    }
-
-
 def run_ui(directory: Path, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve the MLflow UI until it's interrupted; `on_ready` is told its address."""
     from tasks.tracking import serve_ui

@@ -8,8 +8,9 @@ from uuid import uuid4
 
 import yaml
 
-from flows.commands import run_add_issuer, run_build, run_init, run_learn, run_plan, run_sign, run_submit, run_verify
+from flows.commands import run_add_issuer, run_build, run_init, run_learn, run_plan, run_sign, run_submit
 from flows.generate import run_generate
+from flows.receipts import run_verify
 from tasks.clock import utc_now
 from tasks.demo_pictures import draw_shapes
 
@@ -56,7 +57,7 @@ def _forget(root: Path, tell: Tell) -> dict[str, object]:
         f"{answer['total_seconds']:.0f} s (version {answer['model_version']}); {answer['status']}, gate {gate['verdict']}: "
         f"{gate['fd_before']:.1f} → {gate['fd_after']:.1f}; {erased} objects erased"
     )
-    checks = [run_verify(Path(path), None) for path in answer["audit_records"]]
+    checks = [run_verify(Path(path), None, None) for path in answer["audit_records"]]
     tell(f"5. Records: {len(checks)} signed, chained and valid; the last is {answer['audit_records'][-1]}")
     return {"plan": plan, "submit": answer, "records_valid": all(check["valid"] for check in checks)}
 

@@ -28,6 +28,7 @@ from tasks.release import (
     log_review,
     promote_version,
     register,
+    replaced_adapters,
     sign_record,
     untouched_shards,
 )
@@ -80,7 +81,11 @@ def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Map
         "gate": asdict(gate),
         "serving_version": serving.version,
         "adapters": adapters_by_shard(candidate),
+        "adapters_replaced": replaced_adapters(judged.before, candidate),
         "untouched_shards": untouched,
+        "affected_shards": list(work.shards_hit),
+        "frechet_distance": {"before": gate.fd_before, "after": gate.fd_after},
+        "promotion": {"version": version, "replaces": serving.version} if is_pass else None,
         "artifacts": data_artifacts(case.ws, candidate.shards),
         **content,
     }
@@ -124,6 +129,7 @@ def review(case: Case, *, accept: bool, reason: str) -> Mapping[str, Json]:
         "serving_version": serving[0],
         "reviewed_version": read_served(decided).version,
         "reviewed_record": decided["record"],
+        "promotion": {"version": version, "replaces": serving[0]} if accept else None,
     }
     record = sign_record(case.ws, "review", composition, version=version, step_key=case.step_key("review"), now=utc_now(), content=content)
     log_review(case.ws, str(decided["run_id"]), str(content["decision"]), read_served(decided).version, record)

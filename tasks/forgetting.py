@@ -11,7 +11,7 @@ from cdm_core.composition import Composition, Expert
 from cdm_core.digests import Json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
 from cdm_core.quality_gate import GateResult
-from cdm_core.requests import DeletionRequest, parse_request
+from cdm_core.requests import SCHEMA, DeletionRequest, parse_request
 from tasks.case import Case, Served, read_served
 from tasks.checkpoints import CheckpointStore
 from tasks.clock import utc_now
@@ -23,11 +23,14 @@ from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, p
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifest
 from tasks.planning import ForgetPlan, build_plan, load_plan, save_plan, summarise_plan
-from tasks.release import adapters_by_shard, champion_composition, log_stop, promote_version, register, sign_record
+from tasks.release import adapters_by_shard, champion_composition, log_stop, manifest_digests, promote_version, register, sign_record
 from tasks.request_images import images_folder
 from tasks.samples import remove_samples
 from tasks.shard_training import TrainedShard
 from tasks.workspace import Workspace
+
+IDENTITY = "the request's bytes were signed with a registered issuer's key"
+WHY_CLEAN = "each key is a hash over all samples of its stages and of the stages before; none of them is to be erased"
 
 
 def plan_request(case: Case) -> ForgetPlan:
@@ -53,6 +56,7 @@ def plan_request(case: Case) -> ForgetPlan:
     save_plan(case.ws, plan)
     version, composition = serving
     body = summarise_plan(plan) | {"version": version, "composition": composition.digest, "dvc_revision": data_revision(case.ws)}
+    body["manifests"] = manifest_digests(case.ws, [shard.shard for shard in plan.shards])
     case.finish("planned", body, status="planned")
     return plan
 
@@ -85,10 +89,17 @@ def stop_serving(case: Case) -> Served:
         "plan": summarise_plan(plan),
         "regulation": plan.regulation,
         "issuer_key": plan.issuer_key,
+        "identity": IDENTITY,
+        "request_digest": plan.request_digest,
+        "request_format": _request_format(case),
+        "affected_shards": [shard.shard for shard in plan.shards],
+        "dvc_revision_before": planned["dvc_revision"],
+        "manifests_before": planned.get("manifests"),
+        "promotion": {"version": version, "replaces": before.version},
         "replaces_version": before.version,
         "adapters": adapters_by_shard(stopped),
         "clean_checkpoints": {str(shard.shard): shard.clean_checkpoint for shard in plan.shards},
-        "why_clean": "each key is a hash over all samples of its stages and of the stages before; none of them is to be erased",
+        "why_clean": WHY_CLEAN,
     }
     record = sign_record(case.ws, "stop", stopped, version=version, step_key=case.step_key("stop"), now=now, content=content)
     note = f"Stopped: version {version} serves, composed from checkpoints that never saw the data. Retraining goes on."
@@ -121,7 +132,7 @@ def remove_data(case: Case) -> str:
     plan = kept_plan(case)
     shards = remove_samples(case.ws, plan.hit_frame())
     revision = commit_data(case.ws, shards, f"Remove {len(plan.hits)} samples on request")
-    case.finish("removed", {"dvc_revision": revision}, status="retraining")
+    case.finish("removed", {"dvc_revision": revision, "manifests": manifest_digests(case.ws, shards)}, status="retraining")
     return revision
 
 
@@ -151,6 +162,11 @@ def kept_plan(case: Case) -> ForgetPlan:
     if plan is None:
         raise StateError(f"request {case.request_id}: its plan is gone from {case.ws.ledger}")
     return plan
+
+
+def _request_format(case: Case) -> Json:
+    """As intake recorded it; before there were several formats, all requests were of our own."""
+    return (case.find("received") or {}).get("format", SCHEMA)
 
 
 def _planned_at(case: Case) -> datetime:
@@ -186,10 +202,15 @@ def decide_forgotten(
         "plan": summarise_plan(plan),
         "regulation": plan.regulation,
         "issuer_key": plan.issuer_key,
-        "identity": "the request's bytes were signed with a registered issuer's key",
+        "identity": IDENTITY,
+        "request_digest": plan.request_digest,
+        "request_format": _request_format(case),
         "dvc_revision_before": planned["dvc_revision"],
         "dvc_revision_after": removed["dvc_revision"],
+        "manifests_before": planned.get("manifests"),
+        "manifests_after": removed.get("manifests"),
         "clean_checkpoints": {str(shard.shard): shard.clean_checkpoint for shard in plan.shards},
+        "why_clean": WHY_CLEAN,
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},
         "steps": plan.steps,
     }

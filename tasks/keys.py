@@ -68,7 +68,16 @@ def workspace_signer(ws: Workspace) -> CryptoSigner:
     Raises:
         StateError: the key is missing or unreadable.
     """
-    private_key = _load_private_key(ws.keys / "workspace.private.pem")
+    return load_private_signer(ws.keys / "workspace.private.pem")
+
+
+def load_private_signer(path: Path) -> CryptoSigner:
+    """What signs with the Ed25519 private key in a PEM file.
+
+    Raises:
+        StateError: the key is missing or unreadable.
+    """
+    private_key = _load_private_key(path)
     return CryptoSigner(private_key, build_public_key(private_key.public_key()))
 
 

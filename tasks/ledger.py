@@ -1,8 +1,11 @@
 """The ledger: what happened, which requests there are, and which samples must never come back. SQLite, one transaction a call.
 
-Events are only ever appended: triggers refuse change, removal and insertion out of order, and each event's digest covers the one
-before, so that whoever edits the file anyway breaks the chain. `verify` shows an edit, not a cut at the end: records and backups that
-name a later head show that.
+Events are only ever appended: triggers refuse change, removal and insertion out of order. Each event is a leaf of an RFC 6962 tree, a
+salted commitment (`cdm_core.commitments`) to its content; salts lie in a table of their own. `verify` compares the events with their
+leaves, and the tree with every checkpoint that was signed (`tasks.tree_heads`), so that an edit, a cut at the end and a rollback are seen.
+
+`unlink` destroys the salts, bodies and request ids of a closed request's events. Their leaves, kinds and times stay, so no proof breaks,
+and nothing in the ledger leads from the leaves to a person. Flows need a case's bodies until it's closed, so it's done on demand only.
 
 Requests change their status; an event beside it says when and why. A request id is taken once in a workspace, whoever sends it: the
 stated issuer is part of the signed bytes, so another issuer's request is another body. A closed request's bytes and its issuer are
@@ -12,48 +15,63 @@ Every call opens its own connection: a flow's threads and processes share nothin
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, cast, get_args
 
-from cdm_core.digests import Digest, Json, canonical_json, json_digest
+from cdm_core.commitments import OpenedEvent
+from cdm_core.digests import Digest, Json, canonical_json
 from cdm_core.errors import RequestRefusedError, StateError, VerificationError
+from cdm_core.merkle import build_consistency_proof, build_inclusion_proof, compute_root, hash_leaf, iterate_roots
+from cdm_core.signed_note import LogProof, verify_checkpoint
+from tasks.keys import load_record_keys
+from tasks.ledger_events import EventRow, format_time, insert_event, is_chained, migrate_chained_events
+from tasks.tree_heads import check_heads, sign_head
 from tasks.workspace import Workspace
 
 Status = Literal["received", "planned", "stopped", "retraining", "needs_review", "completed", "refused", "failed", "rejected"]
 
+CLOSED: tuple[Status, ...] = ("completed", "refused", "failed", "rejected")
+
 _BUSY_TIMEOUT_SECONDS = 30.0
+_LEAF = re.compile("[0-9a-f]{64}")
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS events (
-    seq INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, request_id TEXT, body TEXT NOT NULL, previous TEXT, digest TEXT NOT NULL
+    seq INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, request_id TEXT, body TEXT, leaf TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS salts (seq INTEGER PRIMARY KEY, salt BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS requests (
     request_id TEXT PRIMARY KEY, issuer TEXT, digest TEXT NOT NULL, content BLOB, status TEXT NOT NULL, answer TEXT,
     received_at TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS suppressed (hmac TEXT PRIMARY KEY, at TEXT NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS events_by_request ON events (request_id, kind);
-CREATE TRIGGER IF NOT EXISTS events_keep_values BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+CREATE TRIGGER IF NOT EXISTS events_keep_values BEFORE UPDATE ON events
+    WHEN NOT (
+        NEW.seq IS OLD.seq AND NEW.at IS OLD.at AND NEW.kind IS OLD.kind AND NEW.leaf IS OLD.leaf AND NEW.body IS NULL
+        AND NEW.request_id IS NULL AND NOT EXISTS (SELECT 1 FROM salts WHERE seq = OLD.seq)
+    ) BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
 CREATE TRIGGER IF NOT EXISTS events_keep_rows BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
 CREATE TRIGGER IF NOT EXISTS events_keep_order BEFORE INSERT ON events
     WHEN NEW.seq IS NOT (SELECT COALESCE(MAX(seq), 0) + 1 FROM events) BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+CREATE TRIGGER IF NOT EXISTS salts_keep_values BEFORE UPDATE ON salts BEGIN SELECT RAISE(ABORT, 'salts are never changed'); END;
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One line of the ledger; `digest` covers all the rest, `previous` is the digest of the event before."""
+    """One line of the ledger; `digest` is its leaf in the tree, a salted commitment to all the rest."""
 
     seq: int
     at: datetime
     kind: str
     request_id: str | None
     body: Mapping[str, Json]
-    previous: Digest | None
     digest: Digest
 
 
@@ -77,51 +95,132 @@ class Ledger:
     """
 
     def __init__(self, ws: Workspace) -> None:
+        self._ws = ws
         self.path = ws.ledger / "ledger.sqlite"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._connect() as connection:
+            if is_chained(connection):
+                migrate_chained_events(connection, self.path, _TABLES)
             connection.executescript(_TABLES)
 
     def append(self, kind: str, request_id: str | None, body: Mapping[str, Json], now: datetime) -> Event:
         """Add an event at the end."""
         with self._transaction() as connection:
-            head = connection.execute("SELECT seq, digest FROM events ORDER BY seq DESC LIMIT 1").fetchone() or (0, None)
-            row = (head[0] + 1, _format_time(now), kind, request_id, canonical_json(body).decode(), head[1])
-            digest = _compute_digest(*row)
-            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, digest))
-        return _read_event((*row, digest))
+            return _read_event(insert_event(connection, kind, request_id, body, format_time(now)))
 
     def events(self, *, request_id: str | None = None, kind: str | None = None) -> list[Event]:
-        """Events, oldest first: all of them, or those of a request, of a kind, or both."""
-        query = "SELECT * FROM events WHERE (?1 IS NULL OR request_id = ?1) AND (?2 IS NULL OR kind = ?2) ORDER BY seq"
+        """Events, oldest first: all of them, or those of a request, of a kind, or both; unlinked ones tell nothing and are left out."""
+        query = "SELECT * FROM events WHERE body IS NOT NULL AND (?1 IS NULL OR request_id = ?1) AND (?2 IS NULL OR kind = ?2) ORDER BY seq"
         with self._connect() as connection:
             return [_read_event(row) for row in connection.execute(query, (request_id, kind))]
 
     def last(self, kind: str, request_id: str | None) -> Event | None:
         """The newest event of a kind about a request; None as the request means events about none."""
-        query = "SELECT * FROM events WHERE kind = ? AND request_id IS ? ORDER BY seq DESC LIMIT 1"
+        query = "SELECT * FROM events WHERE body IS NOT NULL AND kind = ? AND request_id IS ? ORDER BY seq DESC LIMIT 1"
         with self._connect() as connection:
             row = connection.execute(query, (kind, request_id)).fetchone()
         return None if row is None else _read_event(row)
 
     def verify(self) -> Digest | None:
-        """Walk the whole chain and return its head, the digest of the newest event.
+        """Compare every event with its leaf, and the tree with all signed checkpoints; returns the tree's root, None if it's empty.
 
         Raises:
-            VerificationError: names the first event that doesn't hold.
+            VerificationError: names the first event or checkpoint that doesn't hold.
+        """
+        roots = self._verified_roots()
+        heads = check_heads(self._ws, roots)
+        with self._connect() as connection:
+            unlinked = connection.execute("SELECT MAX(seq) FROM events WHERE body IS NULL").fetchone()[0] or 0
+        if unlinked > (heads[-1].size if heads else 0):
+            raise VerificationError(f"{self.path}: event {unlinked} can't be opened, and no checkpoint holds it")
+        return Digest(roots[-1].hex()) if len(roots) > 1 else None
+
+    def sign_checkpoint(self) -> bytes:
+        """Sign the tree as it stands, after checking it; the same tree again gives the same checkpoint.
+
+        Raises:
+            VerificationError: the ledger doesn't hold, or doesn't continue what was signed before.
+        """
+        self.verify()
+        return sign_head(self._ws, self._verified_roots())
+
+    def describe(self) -> dict[str, Json]:
+        """Size and root of the tree, for a record to name."""
+        hashes = self._leaf_hashes()
+        return {"size": len(hashes), "root": compute_root(hashes).hex()}
+
+    def prove(self, seq: int) -> LogProof:
+        """That the tree under a checkpoint signed now holds the event.
+
+        Raises:
+            StateError: no such event.
+        """
+        content = self.sign_checkpoint()
+        size = verify_checkpoint(content, load_record_keys(self._ws.keys)).size
+        if not 1 <= seq <= size:
+            raise StateError(f"{self.path}: there is no event {seq}")
+        return LogProof(index=seq - 1, hashes=tuple(build_inclusion_proof(self._leaf_hashes()[:size], seq - 1)), checkpoint=content)
+
+    def prove_consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """That the tree of the first `old_size` events is the beginning of that of the first `new_size`.
+
+        Raises:
+            StateError: there was no such tree.
+        """
+        hashes = self._leaf_hashes()
+        if not 0 < old_size <= new_size <= len(hashes):
+            raise StateError(f"{self.path}: has {len(hashes)} events; no proof leads from {old_size} to {new_size}")
+        return build_consistency_proof(hashes[:new_size], old_size)
+
+    def open_event(self, seq: int) -> OpenedEvent:
+        """An event with its salt, for whoever is to check its leaf.
+
+        Raises:
+            StateError: no such event, or it was unlinked.
         """
         with self._connect() as connection:
-            rows = connection.execute("SELECT * FROM events ORDER BY seq").fetchall()
-        head: Digest | None = None
-        for expected_seq, (*row, digest) in enumerate(rows, start=1):
+            row = connection.execute("SELECT events.*, salt FROM events JOIN salts USING (seq) WHERE seq = ?", (seq,)).fetchone()
+        if row is None:
+            raise StateError(f"{self.path}: event {seq} isn't there or was unlinked")
+        return _open_row(row[:6], row[6])
+
+    def unlink(self, request_id: str) -> int:
+        """Destroy what leads from a closed request's events to it, and its row; returns how many events that were.
+
+        Raises:
+            StateError: no such request, or it isn't closed.
+            VerificationError: the ledger doesn't hold; what can't be opened any more must have been signed before.
+        """
+        stored = self.request(request_id)
+        if stored is None:
+            raise StateError(f"request {request_id}: not in the ledger")
+        if stored.status not in CLOSED:
+            raise StateError(f"request {request_id}: is not closed; its status is {stored.status}")
+        self.sign_checkpoint()
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM salts WHERE seq IN (SELECT seq FROM events WHERE request_id = ?)", (request_id,))
+            count = connection.execute("UPDATE events SET body = NULL, request_id = NULL WHERE request_id = ?", (request_id,)).rowcount
+            connection.execute("DELETE FROM requests WHERE request_id = ?", (request_id,))
+        return count
+
+    def _leaf_hashes(self) -> list[bytes]:
+        with self._connect() as connection:
+            return [hash_leaf(bytes.fromhex(leaf)) for (leaf,) in connection.execute("SELECT leaf FROM events ORDER BY seq")]
+
+    def _verified_roots(self) -> list[bytes]:
+        """The tree's root at every size, after every event that can still be opened was compared with its leaf."""
+        query = "SELECT events.*, salt FROM events LEFT JOIN salts USING (seq) ORDER BY seq"
+        with self._connect() as connection:
+            rows = connection.execute(query).fetchall()
+            stray = connection.execute("SELECT COUNT(*) FROM salts WHERE seq NOT IN (SELECT seq FROM events)").fetchone()[0]
+        for expected_seq, (*row, salt) in enumerate(rows, start=1):
             if row[0] != expected_seq:
                 raise VerificationError(f"{self.path}: event {expected_seq} is missing")
-            if row[5] != head:
-                raise VerificationError(f"{self.path}: event {expected_seq} doesn't follow the event before it")
-            if _recompute_digest(row) != digest:
+            if not _fits_leaf(tuple(row), salt):
                 raise VerificationError(f"{self.path}: event {expected_seq} was changed")
-            head = digest
-        return head
+        if stray:
+            raise VerificationError(f"{self.path}: {stray} salts belong to no event")
+        return list(iterate_roots([hash_leaf(bytes.fromhex(row[5])) for row in rows]))
 
     def receive(self, request_id: str, issuer: str, digest: Digest, content: bytes, now: datetime) -> StoredRequest:
         """Store a verified request, or return it as it stands if the same bytes were stored before.
@@ -132,7 +231,7 @@ class Ledger:
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO requests VALUES (?, ?, ?, ?, 'received', NULL, ?) ON CONFLICT DO NOTHING",
-                (request_id, issuer, digest, content, _format_time(now)),
+                (request_id, issuer, digest, content, format_time(now)),
             )
             stored = _read_request(connection.execute("SELECT * FROM requests WHERE request_id = ?", (request_id,)).fetchone())
         if stored.digest != digest:
@@ -175,7 +274,7 @@ class Ledger:
     def suppress(self, hmacs: Collection[str], now: datetime) -> None:
         """Add keyed hashes of erased samples to the list of what must not come back."""
         with self._transaction() as connection:
-            rows = [(value, _format_time(now)) for value in hmacs]
+            rows = [(value, format_time(now)) for value in hmacs]
             connection.executemany("INSERT INTO suppressed VALUES (?, ?) ON CONFLICT DO NOTHING", rows)
 
     def is_suppressed(self, hmacs: Collection[str]) -> set[str]:
@@ -210,35 +309,27 @@ class Ledger:
             connection.execute("COMMIT")
 
 
-def _format_time(time: datetime) -> str:
-    if time.tzinfo is None:
-        raise ValueError("a time in the ledger needs a time zone")
-    return time.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _compute_digest(seq: int, at: str, kind: str, request_id: str | None, body: str, previous: Digest | None) -> Digest:
-    return json_digest({"seq": seq, "at": at, "kind": kind, "request_id": request_id, "body": json.loads(body), "previous": previous})
-
-
-def _recompute_digest(row: list[object]) -> Digest | None:
-    """The digest that a stored row should have; None if its body is no longer JSON."""
+def _fits_leaf(row: EventRow, salt: bytes | None) -> bool:
+    """Whether a stored event is what its leaf commits to; an unlinked one has neither salt nor body nor request."""
+    if not _LEAF.fullmatch(row[5]):
+        return False
+    if salt is None:
+        return row[3] is None and row[4] is None
     try:
-        return _compute_digest(*row)  # type: ignore[arg-type]  # STRICT tables keep the column types
-    except ValueError:
-        return None
+        return _open_row(row, salt).commitment == row[5]
+    except (ValueError, TypeError):
+        return False
 
 
-def _read_event(row: tuple[int, str, str, str | None, str, Digest | None, Digest]) -> Event:
-    seq, at, kind, request_id, body, previous, digest = row
-    return Event(
-        seq=seq,
-        at=datetime.fromisoformat(at),
-        kind=kind,
-        request_id=request_id,
-        body=json.loads(body),
-        previous=previous,
-        digest=digest,
-    )
+def _open_row(row: EventRow, salt: bytes) -> OpenedEvent:
+    seq, at, kind, request_id, body, _ = row
+    return OpenedEvent(seq=seq, at=at, kind=kind, request_id=request_id, body=json.loads(body or ""), salt=salt)
+
+
+def _read_event(row: EventRow) -> Event:
+    seq, at, kind, request_id, body, leaf = row
+    assert body is not None, "unlinked events are left out"
+    return Event(seq=seq, at=datetime.fromisoformat(at), kind=kind, request_id=request_id, body=json.loads(body), digest=Digest(leaf))
 
 
 def _read_request(row: tuple[str, str | None, str, bytes | None, str, str | None, str]) -> StoredRequest:

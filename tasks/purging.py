@@ -120,8 +120,12 @@ def close_request(case: Case) -> dict[str, Json]:
         "decision": "closed",
         "status": status,
         "request_digest": stored.digest,
+        "affected_shards": decided["shards_hit"],
         "dvc_revision_before": planned["dvc_revision"],
         "dvc_revision_after": removed["dvc_revision"],
+        "manifests_before": planned.get("manifests"),
+        "manifests_after": removed.get("manifests"),
+        "kept": _describe_kept(candidate.version, decided["serving"]),
         "purged": purged["counts"],
         "absence": "every store was listed again after the erasure and held none of the erased objects",
         "suppressed_samples": purged["suppressed"],
@@ -153,6 +157,19 @@ def close_request(case: Case) -> dict[str, Json]:
     ledger.set_status(case.request_id, "completed" if is_promoted else "needs_review", answer)
     ledger.forget_content(case.request_id)
     return answer
+
+
+def _describe_kept(candidate: int, serving: Json) -> list[Json]:
+    """What holds a trace of the request and wasn't erased, and why."""
+    kept: list[Json] = [
+        {"what": f"model version {version}", "why": "composed of adapters that never saw the data"}
+        for version in sorted({candidate, int(str(serving))})
+    ]
+    return [
+        *kept,
+        {"what": "signed records and ledger events", "why": "evidence of the erasure; they hold digests, keyed hashes and counts"},
+        {"what": "keyed hashes of the erased samples", "why": "so that the data is refused when it is offered again"},
+    ]
 
 
 def _finished(case: Case, step: str) -> Mapping[str, Json]:

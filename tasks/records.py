@@ -4,7 +4,10 @@ A record lies at `.lethe/ledger/records/NNNNNN-<kind>.json`. Its predicate says,
 
 - `previous_record`: the digest of the record before it, null in the first;
 - `step_key`: which step wrote it, so that a step run again after a crash finds its record and writes no second one;
+- `ledger`: size and root of the ledger's tree when it was signed;
 - `artifacts`: `[{"path", "digest"}]`, files that it speaks of, relative to the workspace.
+
+Each record's digest goes into the ledger as an event: the chain shows a gap, the ledger shows that the newest records were cut off.
 
 `verify_record` needs no network, no ledger and no model library. With no keys given it trusts those it finds in the record's own workspace,
 which shows that nothing changed since, not who signed: a stranger passes a key that came another way.
@@ -20,6 +23,7 @@ from typing import Literal
 
 from securesystemslib.signer import Key  # type: ignore[attr-defined]  # re-exported without __all__
 
+from cdm_core.audit_record import check_statement, complete_predicate
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
 from cdm_core.evidence import (
@@ -30,10 +34,14 @@ from cdm_core.evidence import (
     verify_chain,
     verify_envelope,
 )
+from tasks.clock import utc_now
 from tasks.files import write_atomically
 from tasks.keys import load_record_keys, workspace_signer
+from tasks.ledger import Ledger
 from tasks.locks import exclusive_lock
 from tasks.workspace import Workspace
+
+RECORD_EVENT = "record"
 
 _NAME = re.compile(r"([0-9]{6})-[a-z][a-z0-9_-]*\.json")
 
@@ -72,7 +80,7 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
     """Sign and store a record, or return the one that its `step_key` wrote before; a broken chain is not continued.
 
     Raises:
-        ValueError: `kind` is no file name, or the predicate lacks `step_key` or brings its own `previous_record`.
+        ValueError: `kind` is no file name, the predicate lacks `step_key` or brings its own `previous_record`, or doesn't fit the schema.
         VerificationError: the records that are there don't hold.
     """
     step_key = predicate.get("step_key")
@@ -85,14 +93,40 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
     with exclusive_lock(ws.records / ".lock"):
         records = load_records(ws)
         statements = _verify_own_chain(ws, records)
+<<<<<<< HEAD
         for path, statement in zip(list_records(ws.records), statements, strict=True):
+=======
+        ledger = Ledger(ws)
+        _log_records(ws, ledger)
+        for path, statement in zip(_list_records(ws.records), statements, strict=True):
+>>>>>>> wip/ledger
             if statement.predicate.get("step_key") == step_key:
                 return path
         previous = sha256_digest(records[-1]) if records else None
-        payload = build_statement(subjects, UNLEARNING_PREDICATE, {**predicate, "previous_record": previous})
+        content = {"ledger": ledger.describe(), **predicate, "previous_record": previous}
+        payload = build_statement(subjects, UNLEARNING_PREDICATE, complete_predicate(content))
+        check_statement(payload)
         path = ws.records / f"{len(records) + 1:06d}-{kind}.json"
         write_atomically(path, sign_envelope(payload, workspace_signer(ws)))
+        _log_records(ws, ledger)
+        ledger.sign_checkpoint()
     return path
+
+
+def check_logged(ws: Workspace, ledger: Ledger) -> int:
+    """Compare the record files with what the ledger says of them; returns how many it has, which a crash may leave one behind the files.
+
+    Raises:
+        VerificationError: a record that was logged is gone or is another one.
+    """
+    events, paths = ledger.events(kind=RECORD_EVENT), _list_records(ws.records)
+    for position, event in enumerate(events):
+        name = event.body["record"]
+        if position >= len(paths) or paths[position].name != name:
+            raise VerificationError(f"{ws.records / str(name)}: was logged and is gone; records were removed or cut off at the end")
+        if sha256_digest(paths[position].read_bytes()) != event.body["digest"]:
+            raise VerificationError(f"{paths[position]}: is not the record that was logged")
+    return len(events)
 
 
 def load_records(ws: Workspace) -> list[bytes]:
@@ -160,6 +194,12 @@ def read_record(path: Path, keys: Sequence[Key] | None = None) -> SignedRecord:
         num_chained=num_chained,
         later=dict(zip(following, later, strict=False)),  # those after the first that doesn't hold are not in `later`
     )
+
+
+def _log_records(ws: Workspace, ledger: Ledger) -> None:
+    """Append an event for each record that has none: a new one, or those of a crash or of a ledger that logged none yet."""
+    for path in _list_records(ws.records)[check_logged(ws, ledger) :]:
+        ledger.append(RECORD_EVENT, None, {"record": path.name, "digest": sha256_digest(path.read_bytes())}, utc_now())
 
 
 def _verify_own_chain(ws: Workspace, records: Sequence[bytes]) -> list[VerifiedStatement]:

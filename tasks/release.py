@@ -18,6 +18,7 @@ from tasks.audit_log import FRECHET_DISTANCE, AuditSummary, Picture, build_note,
 from tasks.compositions import adapter_files, centroid_files, load_composition, save_composition
 from tasks.evaluation import PictureRequest, load_generated
 from tasks.files import write_atomically
+from tasks.hardware import describe_hardware
 from tasks.ledger import Ledger
 from tasks.model_registry import Purpose, champion, register_composition
 from tasks.promotion import promote
@@ -51,13 +52,18 @@ def sign_record(
     ws: Workspace, kind: str, composition: Composition, *, version: int, step_key: str, now: datetime, content: Mapping[str, Json]
 ) -> Path:
     """Append a signed record whose subject is the composed model; it names code, libraries and hardware too."""
+    fingerprint = measure_fingerprint()
     predicate: dict[str, Json] = {
         "kind": kind,
         "step_key": step_key,
         "signed_at": now.isoformat(),
         "model_version": version,
         "composition": composition.digest,
-        "fingerprint": asdict(measure_fingerprint()),
+        "fingerprint": asdict(fingerprint),
+        "code": fingerprint.code,
+        "environment": fingerprint.digest,
+        "hardware": describe_hardware(fingerprint.instruction_set),
+        "seed": {"evaluation": ws.settings().evaluation.seed, "training": "derived from shard, stage, epoch and sample id"},
         **content,
     }
     return append_record(ws, kind, {f"composed-model@{version}": composition.digest}, predicate)
@@ -151,6 +157,21 @@ def adapters_by_shard(composition: Composition) -> dict[str, Json]:
         str(expert.shard): {"adapter": expert.adapter, "samples": expert.samples, "centroids": expert.centroids}
         for expert in composition.experts
     }
+
+
+def replaced_adapters(before: Composition, after: Composition) -> dict[str, Json]:
+    """For a record: the shards whose adapter is another one, or gone, by its digest before and after."""
+    old, new = ({expert.shard: expert.adapter for expert in side.experts} for side in (before, after))
+    return {
+        str(shard): {"before": old.get(shard), "after": new.get(shard)}
+        for shard in sorted({*old, *new})
+        if old.get(shard) != new.get(shard)
+    }
+
+
+def manifest_digests(ws: Workspace, shards: Sequence[int]) -> dict[str, Json]:
+    """For a record: the digests of shards' manifests as they are now."""
+    return {str(shard): sha256_digest(ws.manifest(shard).read_bytes()) for shard in shards if ws.manifest(shard).is_file()}
 
 
 def untouched_shards(before: Composition, after: Composition) -> list[int]:

@@ -1,14 +1,17 @@
 """The forget flow end to end: the owner is stopped from being served at once, forgotten bit for bit, and found nowhere afterwards."""
 
+import base64
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from built_workspace import Built, Forgotten, copy_workspace, generate_cells
+from jsonschema import Draft202012Validator
 from tiny_workspace import DOMAIN, OWNERS, lethe, make_workspace, owners_of, signed_request
 from workspace_snapshot import event_kinds, files_holding, files_with_digest, read_adapters, tree_digests
 
+from cdm_core.audit_record import SCHEMA_PATH
 from cdm_core.composition import parse_composition
 from cdm_core.digests import sha256_digest
 from tasks import tracking
@@ -108,6 +111,33 @@ def test_every_record_holds(forgotten: Forgotten) -> None:
         assert verified["records_in_chain"] == number
         kinds.append(Path(path).stem.partition("-")[2])
     assert kinds == ["stop", "decision", "closing"]
+
+
+def test_every_record_fits_the_schema_and_states_what_is_known(forgotten: Forgotten) -> None:
+    stated: dict[str, set[str]] = {}
+    for path in sorted(forgotten.ws.records.glob("*.json")):
+        payload = base64.b64decode(json.loads(path.read_bytes())["payload"])
+        Draft202012Validator(json.loads(SCHEMA_PATH.read_bytes())).validate(json.loads(payload))
+        predicate = json.loads(payload)["predicate"]
+        stated[path.stem.partition("-")[2]] = {name for name, value in predicate.items() if value is not None}
+    request = {"request_digest", "affected_shards", "dvc_revision_before", "manifests_before", "code", "environment", "hardware", "seed"}
+    for kind in ("stop", "decision", "closing"):
+        assert request - stated[kind] == set(), kind
+    assert {"request_format", "issuer_key", "identity", "regulation", "clean_checkpoints", "why_clean"} <= stated["stop"] & stated[
+        "decision"
+    ]
+    assert {"adapters_replaced", "untouched_shards", "frechet_distance", "promotion", "manifests_after"} <= stated["decision"]
+    assert {"purged", "kept", "suppression_commitment", "manifests_after"} <= stated["closing"]
+
+
+def test_a_receipt_of_a_forgotten_owner(forgotten: Forgotten, tmp_path: Path) -> None:
+    ws = copy_workspace(forgotten.ws, tmp_path / "ws")
+    made = lethe(ws, "receipt", forgotten.request.stem, "--out", tmp_path / "receipt.json").document
+    lethe(ws, "keys", "export", "--out", tmp_path / "keys.json")
+    document = lethe(None, "verify", tmp_path / "receipt.json", "--trust", tmp_path / "keys.json").document
+    assert document["grade"] == made["grade"] == "executed, logged"
+    assert document["request_id"] == forgotten.request.stem
+    assert lethe(None, "verify", ws.ledger / "ledger.sqlite").document["records"] == len(list(ws.records.glob("*.json")))
 
 
 def test_the_run_shows_a_reviewer_everything(forgotten: Forgotten) -> None:

@@ -29,7 +29,7 @@ def test_the_stopped_composition_keeps_serving_and_the_data_is_gone(waiting: tup
     assert answer["status"] == "needs_review"
     assert answer["gate"]["verdict"] == "inconclusive"  # type: ignore[index]
     assert answer["model_version"] == answer["stopped_version"] == champion(ws).version  # type: ignore[union-attr]
-    assert event_kinds(ws)[-2:] == ["purged", "closed"]
+    assert event_kinds(ws)[-3:] == ["purged", "record", "closed"]
     owner = owners_of(0, 1)[0]
     assert files_holding(ws.root, [*owner.sample_ids, *(picture.png for picture in owner.pictures), owner.owner_id]) == {}
     assert is_up_to_date(ws)

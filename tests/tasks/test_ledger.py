@@ -1,4 +1,4 @@
-"""The ledger: append-only, chained, idempotent, and able to forget."""
+"""The ledger: append-only, a tree, idempotent, and able to forget."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cdm_core.digests import sha256_digest
+from cdm_core.digests import canonical_json, json_digest, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError, VerificationError
+from cdm_core.merkle import verify_consistency
+from cdm_core.signed_note import verify_checkpoint, verify_log_proof
+from tasks.keys import create_keys, load_record_keys
 from tasks.ledger import Ledger
 from tasks.workspace import Workspace
 
@@ -74,15 +77,15 @@ def test_times_are_kept_in_utc(ledger: Ledger) -> None:
     [
         "UPDATE events SET body = '{}' WHERE seq = 2",
         "DELETE FROM events WHERE seq = 3",
-        "INSERT INTO events VALUES (7, '', 'step', NULL, '{}', NULL, '')",
-        "INSERT OR REPLACE INTO events VALUES (2, '', 'step', NULL, '{}', NULL, '')",
+        "INSERT INTO events VALUES (7, '', 'step', NULL, '{}', '')",
+        "INSERT OR REPLACE INTO events VALUES (2, '', 'step', NULL, '{}', '')",
     ],
 )
 def test_events_are_append_only(ledger: Ledger, statement: str) -> None:
     append_three(ledger)
     with pytest.raises(sqlite3.IntegrityError, match="events are append-only"):
         edit(ledger, statement, without_triggers=False)
-    assert ledger.verify() == ledger.events()[-1].digest
+    assert ledger.verify() is not None
 
 
 @pytest.mark.parametrize(
@@ -93,25 +96,28 @@ def test_events_are_append_only(ledger: Ledger, statement: str) -> None:
         ("UPDATE events SET at = 'never' WHERE seq = 3", "event 3 was changed"),
         ("UPDATE events SET kind = 'stop' WHERE seq = 1", "event 1 was changed"),
         ("UPDATE events SET request_id = NULL WHERE seq = 1", "event 1 was changed"),
-        ("UPDATE events SET digest = 'ab' WHERE seq = 3", "event 3 was changed"),
-        ("UPDATE events SET previous = NULL WHERE seq = 2", "event 2 doesn't follow the event before it"),
+        ("UPDATE events SET leaf = 'ab' WHERE seq = 3", "event 3 was changed"),
+        ("UPDATE events SET leaf = replace(leaf, substr(leaf, 1, 1), 'g') WHERE seq = 3", "event 3 was changed"),
+        ("UPDATE events SET leaf = (SELECT leaf FROM events WHERE seq = 1) WHERE seq = 3", "event 3 was changed"),
+        ("DELETE FROM salts WHERE seq = 2", "event 2 was changed"),
+        ("INSERT INTO salts VALUES (9, x'00')", "1 salts belong to no event"),
         ("DELETE FROM events WHERE seq = 1", "event 1 is missing"),
         ("DELETE FROM events WHERE seq = 2", "event 2 is missing"),
         ("UPDATE events SET seq = CASE seq WHEN 2 THEN -3 WHEN 3 THEN -2 ELSE 1 END", "event 1 is missing"),
     ],
 )
-def test_an_edit_breaks_the_chain(ledger: Ledger, statement: str, message: str) -> None:
+def test_an_edit_is_found(ledger: Ledger, statement: str, message: str) -> None:
     append_three(ledger)
     edit(ledger, statement)
     with pytest.raises(VerificationError, match=message):
         ledger.verify()
 
 
-def test_swapped_events_break_the_chain(ledger: Ledger) -> None:
+def test_swapped_events_are_found(ledger: Ledger) -> None:
     append_three(ledger)
     edit(ledger, "UPDATE events SET seq = -seq")
     edit(ledger, "UPDATE events SET seq = CASE seq WHEN -2 THEN 3 WHEN -3 THEN 2 ELSE 1 END", without_triggers=False)
-    with pytest.raises(VerificationError, match="event 2 doesn't follow the event before it"):
+    with pytest.raises(VerificationError, match="event 2 was changed"):
         ledger.verify()
 
 
@@ -119,7 +125,7 @@ def test_an_empty_ledger_holds(ledger: Ledger) -> None:
     assert ledger.verify() is None
 
 
-def test_writers_at_once_make_one_chain(ledger: Ledger) -> None:
+def test_writers_at_once_make_one_tree(ledger: Ledger) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: ledger.append("step", None, {"number": number}, NOW), range(24)))
     assert len(ledger.events()) == 24
@@ -195,3 +201,173 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     (ws.ledger / "ledger.sqlite").write_bytes(b"not a database, but long enough to be taken for one" * 20)
     with pytest.raises(StateError, match=r"ledger\.sqlite: the ledger can't be used: file is not a database"):
         Ledger(ws)
+
+
+@pytest.fixture
+def signed(ledger: Ledger) -> Ledger:
+    """A ledger of three events, signed."""
+    create_keys(Workspace(ledger.path.parents[2]))
+    append_three(ledger)
+    ledger.sign_checkpoint()
+    return ledger
+
+
+def heads(ledger: Ledger) -> list[str]:
+    return sorted(path.name for path in (ledger.path.parent / "checkpoints").iterdir())
+
+
+def test_checkpoints_are_kept_and_consistent(signed: Ledger) -> None:
+    keys = load_record_keys(Workspace(signed.path.parents[2]).keys)
+    first = verify_checkpoint(signed.sign_checkpoint(), keys)
+    signed.append("step", None, {}, NOW)
+    signed.append("step", None, {}, NOW)
+    second = verify_checkpoint(signed.sign_checkpoint(), keys)
+    assert (first.size, second.size, first.origin) == (3, 5, second.origin)
+    assert heads(signed) == ["000000000003", "000000000005"]
+    assert (signed.path.parent / "checkpoint").read_bytes() == (signed.path.parent / "checkpoints" / "000000000005").read_bytes()
+    verify_consistency(3, 5, signed.prove_consistency(3, 5), first.root, second.root)
+    with pytest.raises(StateError, match="has 5 events; no proof leads from 3 to 6"):
+        signed.prove_consistency(3, 6)
+
+
+def test_a_proof_of_an_event(signed: Ledger) -> None:
+    keys = load_record_keys(Workspace(signed.path.parents[2]).keys)
+    signed.append("step", None, {}, NOW)
+    proof = signed.prove(2)
+    leaf = bytes.fromhex(signed.open_event(2).commitment)
+    assert verify_log_proof(proof, leaf, keys).size == 4
+    with pytest.raises(StateError, match="there is no event 5"):
+        signed.prove(5)
+    with pytest.raises(StateError, match="event 5 isn't there or was unlinked"):
+        signed.open_event(5)
+
+
+@pytest.mark.parametrize("then", ["nothing", "other events"])
+def test_a_cut_at_the_end_and_a_rollback_are_seen(signed: Ledger, then: str) -> None:
+    before = signed.path.read_bytes()
+    signed.append("step", None, {"number": 4}, NOW)
+    signed.sign_checkpoint()
+    signed.path.write_bytes(before)
+    message = "4 events were signed, the ledger has 3: it was cut off at the end or put back"
+    if then == "other events":
+        signed.append("step", None, {"number": 5}, NOW)
+        message = "the ledger's first 4 events are not those that were signed"
+    with pytest.raises(VerificationError, match=message):
+        signed.verify()
+    with pytest.raises(VerificationError, match=message):
+        signed.sign_checkpoint()
+
+
+def test_every_changed_byte_of_a_checkpoint_is_refused(signed: Ledger) -> None:
+    for path in (signed.path.parent / "checkpoint", signed.path.parent / "checkpoints" / "000000000003"):
+        content = path.read_bytes()
+        for position in range(len(content)):
+            path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+            with pytest.raises(VerificationError, match="checkpoint"):
+                signed.verify()
+        path.write_bytes(content)
+    assert signed.verify()
+
+
+def test_a_missing_or_replayed_checkpoint_is_refused(signed: Ledger) -> None:
+    folder = signed.path.parent
+    old = (folder / "checkpoint").read_bytes()
+    for _ in range(2):
+        signed.append("step", None, {}, NOW)
+        signed.sign_checkpoint()
+    (folder / "checkpoint").write_bytes(old)
+    with pytest.raises(VerificationError, match="isn't the last of the signed checkpoints"):
+        signed.verify()
+    (folder / "checkpoint").unlink()
+    with pytest.raises(VerificationError, match="the checkpoint is missing"):
+        signed.verify()
+    (folder / "checkpoints" / "000000000009").write_bytes(old)
+    with pytest.raises(VerificationError, match="holds the checkpoint of another size"):
+        signed.verify()
+
+
+def test_every_changed_byte_of_the_file_is_refused_or_changes_no_event(signed: Ledger) -> None:
+    content, events = signed.path.read_bytes(), signed.events()
+    refused = 0
+    for position in range(0, len(content), 41):
+        signed.path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        try:
+            signed.verify()
+        except (VerificationError, StateError):
+            refused += 1
+        else:
+            assert signed.events() == events
+    assert refused
+
+
+def test_unlinking_a_person_breaks_no_proof(signed: Ledger) -> None:
+    ws = Workspace(signed.path.parents[2])
+    signed.receive("r-0", "owner:johanna", DIGEST, CONTENT, NOW)
+    opened, proof, checkpoint = signed.open_event(1), signed.prove(1), signed.sign_checkpoint()
+    with pytest.raises(StateError, match="request r-0: is not closed; its status is received"):
+        signed.unlink("r-0")
+    signed.set_status("r-0", "completed")
+    assert signed.unlink("r-0") == 2
+    assert b"r-0" not in signed.path.read_bytes()
+    assert opened.salt not in signed.path.read_bytes()
+    assert [event.seq for event in signed.events()] == [2]
+    assert signed.request("r-0") is None
+    assert signed.verify()
+    verify_log_proof(proof, bytes.fromhex(opened.commitment), load_record_keys(ws.keys))
+    assert signed.sign_checkpoint() == checkpoint
+    signed.append("step", None, {}, NOW)
+    assert verify_log_proof(signed.prove(1), bytes.fromhex(opened.commitment), load_record_keys(ws.keys)).size == 4
+    with pytest.raises(StateError, match="event 1 isn't there or was unlinked"):
+        signed.open_event(1)
+    with pytest.raises(StateError, match="request r-0: not in the ledger"):
+        signed.unlink("r-0")
+
+
+def test_what_nobody_signed_cannot_be_unlinked_by_hand(signed: Ledger) -> None:
+    signed.append("step", "r-7", {}, NOW)
+    edit(signed, "DELETE FROM salts WHERE seq = 4")
+    edit(signed, "UPDATE events SET body = NULL, request_id = NULL WHERE seq = 4", without_triggers=False)
+    for check in (signed.verify, signed.sign_checkpoint):
+        with pytest.raises(VerificationError, match="event 4 can't be opened, and no checkpoint holds it"):
+            check()
+
+
+OLD_TABLES = """
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, request_id TEXT, body TEXT NOT NULL, previous TEXT, digest TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER events_keep_values BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+CREATE TRIGGER events_keep_rows BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+"""
+
+
+def make_old_ledger(ws: Workspace, *, last_body: str = '{"number":1}') -> str:
+    """A ledger of the first version, of two events; returns its head."""
+    ws.ledger.mkdir(parents=True)
+    previous = None
+    with closing(sqlite3.connect(ws.ledger / "ledger.sqlite", isolation_level=None)) as connection:
+        connection.executescript(OLD_TABLES)
+        for number in range(2):
+            event = {"at": NOW.isoformat(timespec="microseconds"), "kind": "step", "request_id": "r-1", "body": {"number": number}}
+            digest = json_digest({**event, "seq": number + 1, "previous": previous})
+            body = last_body if number else canonical_json(event["body"]).decode()
+            row = (number + 1, event["at"], "step", "r-1", body, previous, digest)
+            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            previous = digest
+    assert previous is not None
+    return previous
+
+
+def test_a_ledger_of_the_first_version_becomes_a_tree(tmp_path: Path) -> None:
+    head = make_old_ledger(Workspace(tmp_path))
+    ledger = Ledger(Workspace(tmp_path))
+    assert [event.body for event in ledger.events(request_id="r-1")] == [{"number": 0}, {"number": 1}]
+    assert ledger.events()[-1].body == {"events": 2, "head": head}
+    assert ledger.verify()
+    assert len(Ledger(Workspace(tmp_path)).events()) == 3
+
+
+def test_a_broken_chain_is_not_taken_over(tmp_path: Path) -> None:
+    make_old_ledger(Workspace(tmp_path), last_body='{"number":2}')
+    with pytest.raises(VerificationError, match="event 2 doesn't hold; the ledger isn't taken over"):
+        Ledger(Workspace(tmp_path))

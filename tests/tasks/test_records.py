@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 
-from cdm_core.digests import Json, sha256_digest
+from cdm_core.audit_record import REASONS, check_statement
+from cdm_core.digests import Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, StateError, VerificationError
 from cdm_core.evidence import UNLEARNING_PREDICATE, build_public_key, build_statement, sign_envelope, verify_chain
 from tasks.keys import add_issuer, create_keys, workspace_key, workspace_signer
@@ -138,7 +139,11 @@ def test_artifacts_lie_inside_the_workspace(ws: Workspace, name: str) -> None:
 
 @pytest.mark.parametrize("artifacts", [None, "text", 1, {"path": "a"}, ["a"], [{"path": "a"}], [{"path": 1, "digest": "b"}]])
 def test_artifacts_of_another_shape_are_refused(ws: Workspace, artifacts: Json) -> None:
-    path = append_record(ws, "build", SUBJECTS, {"step_key": "a", "artifacts": artifacts})
+    with pytest.raises(ValueError, match="a record doesn't fit its schema: predicate/artifacts"):
+        append_record(ws, "build", SUBJECTS, {"step_key": "a", "artifacts": artifacts})
+    path = append(ws, "a")
+    payload = build_statement(SUBJECTS, UNLEARNING_PREDICATE, {"step_key": "a", "previous_record": None, "artifacts": artifacts})
+    path.write_bytes(sign_envelope(payload, workspace_signer(ws)))
     with pytest.raises(VerificationError, match="artifacts: must be a list of paths and digests"):
         verify_record(path)
 
@@ -229,3 +234,20 @@ def test_a_record_is_plain_dsse(ws: Workspace) -> None:
     envelope = json.loads(append(ws, "a").read_bytes())
     assert set(envelope) == {"payload", "payloadType", "signatures"}
     assert [set(signature) for signature in envelope["signatures"]] == [{"keyid", "sig"}]
+
+
+def test_a_record_answers_every_question_or_says_why_not(ws: Workspace) -> None:
+    statement = verify_record(append(ws, "a", clock=None, not_stated={"clock": "voluntary"}, regulation="gdpr")).statement
+    check_statement(canonical_json(statement))
+    predicate = statement["predicate"]
+    assert isinstance(predicate, dict)
+    assert set(REASONS) <= set(predicate)
+    assert predicate["ledger"]["size"] == 0
+    assert {name for name in REASONS if predicate[name] is None} == set(predicate["not_stated"])
+    assert predicate["not_stated"]["clock"] == "voluntary"
+    del predicate["not_stated"]["clock"]
+    with pytest.raises(ValueError, match="predicate/not_stated: 'clock' is a required property"):
+        check_statement(canonical_json(statement))
+    for name, value in (("purged", {"dvc": -1}), ("request_digest", "abc"), ("affected_shards", ["0"])):
+        with pytest.raises(ValueError, match=f"a record doesn't fit its schema: predicate/{name}"):
+            append(ws, "b", **{name: value})

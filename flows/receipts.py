@@ -1,0 +1,114 @@
+"""`lethe receipt`, `keys export`, and `verify` of records, receipts and the ledger; nothing here imports the training stack."""
+
+from pathlib import Path
+
+from cdm_core.errors import InvalidInputError, VerificationError
+from tasks.workspace import Workspace, open_workspace
+
+Document = dict[str, object]
+
+
+def run_receipt(directory: Path, request_id: str, out: Path, second_key: Path | None) -> Document:
+    """Write a closed request's receipt."""
+    from cdm_core.receipts import verify_receipt
+    from cdm_core.trusted_keys import parse_key_list
+    from tasks.files import write_atomically
+    from tasks.receipts import export_keys, make_receipt
+
+    ws = open_workspace(directory)
+    content = make_receipt(ws, request_id, second_key)
+    verified = verify_receipt(content, parse_key_list(export_keys(ws), "the workspace's keys"))
+    write_atomically(out, content)
+    return {"receipt": str(out), "request_id": request_id, "grade": verified.grade, "index": verified.index}
+
+
+def run_export_keys(directory: Path, out: Path) -> Document:
+    """Write the key list for those who check receipts and records elsewhere."""
+    from cdm_core.trusted_keys import parse_key_list
+    from tasks.files import write_atomically
+    from tasks.receipts import export_keys
+
+    content = export_keys(open_workspace(directory))
+    write_atomically(out, content)
+    return {"out": str(out), "keys": list(parse_key_list(content, str(out)).names)}
+
+
+def run_verify(path: Path, directory: Path | None, trust: Path | None) -> Document:
+    """Verify a record, a receipt or a ledger, whichever lies at `path`."""
+    from cdm_core.receipts import is_receipt
+
+    if path.name in ("ledger.sqlite", "checkpoint"):
+        return _verify_ledger(path.resolve())
+    content = _read(path.resolve())
+    return _verify_receipt(path, content, directory, trust) if is_receipt(content) else _verify_record(path, directory, trust)
+
+
+def _verify_receipt(path: Path, content: bytes, directory: Path | None, trust: Path | None) -> Document:
+    from cdm_core.receipts import verify_receipt
+    from cdm_core.trusted_keys import parse_key_list
+    from tasks.receipts import export_keys
+
+    if trust is not None:
+        trusted = parse_key_list(_read(trust), str(trust))
+    elif directory is not None:
+        trusted = parse_key_list(export_keys(open_workspace(directory)), "the workspace's keys")
+    else:
+        raise InvalidInputError(f"{path}: say whose keys to trust, with --trust keys.json or --workspace DIR")
+    try:
+        verified = verify_receipt(content, trusted)
+    except VerificationError as error:
+        raise VerificationError(f"{path}: {error}") from error
+    predicate = verified.statement.statement["predicate"]
+    assert isinstance(predicate, dict)  # verified with the statement
+    return {
+        "valid": True,
+        "grade": verified.grade,
+        "keyid": verified.statement.keyids[0],
+        "keyids": list(verified.statement.keyids),
+        "signers": [trusted.names[keyid] for keyid in verified.statement.keyids],
+        "subject": verified.statement.statement["subject"],
+        "request_id": predicate["request_id"],
+        "status": predicate.get("status"),
+        "log": {"origin": verified.checkpoint.origin, "size": verified.checkpoint.size, "index": verified.index},
+        "stamped_at": verified.stamped_at.isoformat() if verified.stamped_at else None,
+    }
+
+
+def _verify_record(path: Path, directory: Path | None, trust: Path | None) -> Document:
+    from cdm_core.trusted_keys import parse_key_list
+    from tasks.keys import load_record_keys
+    from tasks.records import verify_record
+
+    keys = load_record_keys(open_workspace(directory).keys) if directory is not None else None
+    if trust is not None:
+        keys = list(parse_key_list(_read(trust), str(trust)).keys)
+    verified = verify_record(path, keys)
+    return {
+        "valid": verified.valid,
+        "keyid": verified.keyid,
+        "subject": list(verified.subject),
+        "records_in_chain": verified.num_chained,
+        "artifacts_matching": verified.num_matching,
+        "artifacts_superseded": verified.num_superseded,
+        "artifacts_absent": verified.num_absent,
+    }
+
+
+def _verify_ledger(path: Path) -> Document:
+    from tasks.ledger import Ledger
+    from tasks.records import check_logged
+
+    ws = Workspace(path.parents[2])
+    if not (ws.ledger / "ledger.sqlite").is_file():
+        raise InvalidInputError(f"{path}: there is no ledger here")
+    ledger = Ledger(ws)
+    root = ledger.verify()
+    num_records = check_logged(ws, ledger)
+    return {"valid": True, "events": len(ledger.events()), "root": root, "records": num_records}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read: {error.strerror}") from error
