@@ -3,15 +3,11 @@
 Pydantic guards the door since a person edits the file; inside, each component takes its own frozen part.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
-from typing import Literal, Self
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cdm_core.errors import InvalidInputError
 from cdm_core.partition import Partition
@@ -121,6 +117,8 @@ class DuplicateSettings(_Section):
     hash_distance: int = Field(ge=0, le=64)
     clip_distance: float = Field(ge=0, le=2)
     suppressed_bands: int = Field(ge=1, le=8)
+
+
 class TimestampingSettings(_Section):
     """An RFC 3161 authority: reached at `url`, or by `command`, in which {query} and {reply} stand for files; paths are the workspace's."""
 

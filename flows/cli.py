@@ -421,7 +421,6 @@ def pretrain_measure(
     _answer(run_measure(corpus, out, training, num), as_json)
 
 
-<<<<<<< HEAD
 @bench_app.command("compose")
 def bench_compose(
     pictures: Annotated[int, typer.Option(min=1, help="Pictures sampled together.")] = 1,
@@ -445,7 +444,8 @@ def bench_training(
     from flows.bench.training import run_bench_training
 
     _answer(run_bench_training(steps=steps, repetitions=repetitions), as_json)
-=======
+
+
 @bench_app.command("lookup")
 def bench_lookup(
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of all manifests together.")] = 10_000_000,
@@ -459,7 +459,6 @@ def bench_lookup(
     from flows.bench.lookup import run_bench_lookup
 
     _answer(run_bench_lookup(rows, directory, seed), as_json)
->>>>>>> wip/lookup
 
 
 def _answer(document: dict[str, object], as_json: bool) -> None:

@@ -27,12 +27,8 @@ from tasks.planning import ForgetPlan, erase_plan
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
 from tasks.shard_training import plan_chain
-<<<<<<< HEAD
-from tasks.suppression import suppression_hash
-from tasks.workers import active_pool
-=======
 from tasks.suppression import erasure_hash, suppress_bands, suppression_hash
->>>>>>> wip/lookup
+from tasks.workers import active_pool
 from tasks.workspace import Workspace
 
 
@@ -92,13 +88,10 @@ def erase_tainted(
     counts["compositions"] = _erase_compositions(ws, tainted)
     counts["generated_pictures"] = erase_generated_but(ws, list(kept.values()), pictures)
     counts["grids"] = erase_folder(ws.cache / "grids")
-<<<<<<< HEAD
     counts["classifiers"] = erase_classifiers(ws)
     if counts["classifiers"]:
         active_pool().submit(train_classifier_of_today, ws).result()
-=======
     counts["sample_indices"] = erase_stale_indices(ws)
->>>>>>> wip/lookup
     counts["shard_descriptions"] = erase_descriptions_but(ws, list(descriptions))
     for composition in kept.values():
         adapter_files(ws, composition)  # raises if what stays has lost a file

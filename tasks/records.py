@@ -93,13 +93,9 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
     with exclusive_lock(ws.records / ".lock"):
         records = load_records(ws)
         statements = _verify_own_chain(ws, records)
-<<<<<<< HEAD
-        for path, statement in zip(list_records(ws.records), statements, strict=True):
-=======
         ledger = Ledger(ws)
         _log_records(ws, ledger)
-        for path, statement in zip(_list_records(ws.records), statements, strict=True):
->>>>>>> wip/ledger
+        for path, statement in zip(list_records(ws.records), statements, strict=True):
             if statement.predicate.get("step_key") == step_key:
                 return path
         previous = sha256_digest(records[-1]) if records else None
@@ -119,7 +115,7 @@ def check_logged(ws: Workspace, ledger: Ledger) -> int:
     Raises:
         VerificationError: a record that was logged is gone or is another one.
     """
-    events, paths = ledger.events(kind=RECORD_EVENT), _list_records(ws.records)
+    events, paths = ledger.events(kind=RECORD_EVENT), list_records(ws.records)
     for position, event in enumerate(events):
         name = event.body["record"]
         if position >= len(paths) or paths[position].name != name:
@@ -198,7 +194,7 @@ def read_record(path: Path, keys: Sequence[Key] | None = None) -> SignedRecord:
 
 def _log_records(ws: Workspace, ledger: Ledger) -> None:
     """Append an event for each record that has none: a new one, or those of a crash or of a ledger that logged none yet."""
-    for path in _list_records(ws.records)[check_logged(ws, ledger) :]:
+    for path in list_records(ws.records)[check_logged(ws, ledger) :]:
         ledger.append(RECORD_EVENT, None, {"record": path.name, "digest": sha256_digest(path.read_bytes())}, utc_now())
 
 

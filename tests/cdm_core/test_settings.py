@@ -47,7 +47,6 @@ def all_keys() -> list[str]:
 
 def test_the_shipped_parameters_parse() -> None:
     settings = parse_settings(SHIPPED.read_bytes(), "params.yaml")
-<<<<<<< HEAD
     assert replace(settings.partition, tiers=()) == Partition(shards=8, stages=4)
     assert [(tier.name, tier.rate, tier.share) for tier in settings.partition.tiers] == [
         ("contract", 0.002, 0.4),
@@ -55,11 +54,7 @@ def test_the_shipped_parameters_parse() -> None:
         ("opt-out", 0.1, 0.2),
         ("contested", 0.5, 0.1),
     ]
-    assert settings.model_dump() == document()
-=======
-    assert settings.partition == Partition(shards=8, stages=4)
     assert settings.model_dump() == {**document(), "timestamping": None}
->>>>>>> wip/ledger
 
 
 @pytest.mark.parametrize("key", all_keys())
@@ -152,7 +147,6 @@ def test_no_bytes_raise_anything_else(content: bytes) -> None:
         parse_settings(content, "params.yaml")
 
 
-<<<<<<< HEAD
 def test_epochs_are_one_number_or_one_a_stage() -> None:
     one, each = (parse_settings(with_value("training.epochs", value), "p").training for value in (3, [4, 3, 2, 1]))
     assert [one.stage_epochs(stage) for stage in range(4)] == [3, 3, 3, 3]
@@ -179,10 +173,10 @@ def test_parameters_from_before_there_were_tiers_are_valid() -> None:
 def test_tiers_that_place_nobody_are_refused(tiers: object, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         parse_settings(with_value("tiers", tiers), "p")
-=======
+
+
 @pytest.mark.parametrize("ways", [{}, {"url": "https://tsa.example", "command": ["openssl"]}])
 def test_an_authority_is_reached_in_one_way(ways: dict[str, object]) -> None:
     content = yaml.safe_dump({**document(), "timestamping": {"name": "authority", "certificate": "tsa.pem", **ways}}).encode()
     with pytest.raises(InvalidInputError, match=r"params\.yaml: timestamping: .*give either url or command"):
         parse_settings(content, "params.yaml")
->>>>>>> wip/ledger
