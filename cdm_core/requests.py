@@ -32,9 +32,26 @@ _CSV_COLUMNS = ("request_id", "issuer", "regulation", "submitted_at", "owner_id"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
+IdentifierFormat = Literal["raw", "sha1", "md5", "sha256", "drop"]
+"""As it is, or its hash; `drop` is the base64 of a SHA-256."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Identifier:
+    """How a sender names an owner: `type` is email, phone, controller_customer_id …; `label` is the sender's number for this line."""
+
+    type: str
+    format: IdentifierFormat
+    value: str = field(repr=False)
+    label: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletionRequest:
-    """What is to be forgotten: the union of the owners' samples, the samples, and the images with the files' content."""
+    """What is to be forgotten: the union of the owners' samples, the samples, and the images with the files' content.
+
+    `identifiers` name owners in a sender's words; the workspace's identity table says who they are.
+    """
 
     request_id: str
     issuer: str = field(repr=False)
@@ -45,16 +62,17 @@ class DeletionRequest:
     image_files: tuple[str, ...] = field(repr=False)
     captions_like: str | None = field(repr=False)
     reason: str | None = field(repr=False)
+    identifiers: tuple[Identifier, ...] = field(repr=False, default=())
 
 
-def check_size(num_bytes: int, source: str) -> None:
+def check_size(num_bytes: int, source: str, limit: int = MAX_REQUEST_BYTES) -> None:
     """Refuse what is too large to be a request, from its size alone.
 
     Raises:
         RequestRefusedError: `too_large`.
     """
-    if num_bytes > MAX_REQUEST_BYTES:
-        raise RequestRefusedError(f"{source}: {num_bytes:,} bytes, more than the {MAX_REQUEST_BYTES:,} of a request", reason="too_large")
+    if num_bytes > limit:
+        raise RequestRefusedError(f"{source}: {num_bytes:,} bytes, more than the {limit:,} of a request", reason="too_large")
 
 
 def parse_request(content: bytes, file_name: str) -> list[DeletionRequest]:
@@ -111,7 +129,12 @@ def _parse_time(value: object) -> datetime:
         raise ValueError("must be a date and time with its zone, such as 2026-11-24T09:00:00Z") from error
 
 
-def _normalise_sample_id(value: str) -> Digest:
+def normalise_sample_id(value: str) -> Digest:
+    """A sample id in lower case and without its prefix.
+
+    Raises:
+        ValueError: not a SHA-256.
+    """
     sample_id = value.lower().removeprefix("sha256:")
     if not re.fullmatch(r"[0-9a-f]{64}", sample_id):
         raise ValueError("must be a SHA-256 of 64 hexadecimal digits")
@@ -129,7 +152,7 @@ class _Door(BaseModel):
 
 class _Subject(_Door):
     owner_ids: list[_Text] = []
-    sample_ids: list[Annotated[str, AfterValidator(_normalise_sample_id)]] = []
+    sample_ids: list[Annotated[str, AfterValidator(normalise_sample_id)]] = []
     image_files: list[_Text] = []
     captions_like: object = None
 
