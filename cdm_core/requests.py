@@ -13,15 +13,16 @@ import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import PurePath, PureWindowsPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints
 
 from cdm_core.digests import Digest, Json
-from cdm_core.documents import decode_text, describe_problem, load_json, load_yaml
+from cdm_core.documents import decode_text, load_json, load_yaml
 from cdm_core.errors import InvalidInputError, RequestRefusedError
+from cdm_core.intake.fields import Door, RequestId, Text, Time, check_text, validate
 
 SCHEMA = "lethe/deletion-request/v1"
 MAX_REQUEST_BYTES = 1_000_000
@@ -29,7 +30,6 @@ MAX_REQUEST_BYTES = 1_000_000
 Regulation = Literal["gdpr", "ccpa", "contract", "voluntary"]
 
 _CSV_COLUMNS = ("request_id", "issuer", "regulation", "submitted_at", "owner_id", "sample_id")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
 IdentifierFormat = Literal["raw", "sha1", "md5", "sha256", "drop"]
@@ -111,24 +111,6 @@ def _choose_form(text: str, file_name: str) -> Literal["csv", "json", "yaml"]:
     return "csv" if "," in start.partition("\n")[0] else "yaml"
 
 
-def _check_text(value: str) -> str:
-    if _CONTROL.search(value):
-        raise ValueError("holds a control character")
-    return value
-
-
-def _parse_time(value: object) -> datetime:
-    if not isinstance(value, str):
-        raise ValueError("must be a date and time as text")
-    try:
-        time = datetime.fromisoformat(value)
-        if time.tzinfo is None:
-            raise ValueError("has no time zone")
-        return time.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise ValueError("must be a date and time with its zone, such as 2026-11-24T09:00:00Z") from error
-
-
 def normalise_sample_id(value: str) -> Digest:
     """A sample id in lower case and without its prefix.
 
@@ -141,34 +123,28 @@ def normalise_sample_id(value: str) -> Digest:
     return Digest(sample_id)
 
 
-_Text = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_check_text)]
-_RequestId = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9._:-]{1,128}\z")]
-_Issuer = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_check_text)]
+_Issuer = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(check_text)]
 
 
-class _Door(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _Subject(_Door):
-    owner_ids: list[_Text] = []
+class _Subject(Door):
+    owner_ids: list[Text] = []
     sample_ids: list[Annotated[str, AfterValidator(normalise_sample_id)]] = []
-    image_files: list[_Text] = []
+    image_files: list[Text] = []
     captions_like: object = None
 
 
-class _Document(_Door):
+class _Document(Door):
     schema_: Literal["lethe/deletion-request/v1"] = Field(alias="schema")
-    request_id: _RequestId
+    request_id: RequestId
     issuer: _Issuer
     regulation: Regulation
-    submitted_at: Annotated[datetime, BeforeValidator(_parse_time)]
+    submitted_at: Time
     subject: _Subject
     reason: Annotated[str, StringConstraints(max_length=10_000)] | None = None
 
 
 def _build_request(document: Json, source: str) -> DeletionRequest:
-    parsed = _validate(document, source)
+    parsed = validate(_Document, document, source)
     subject = parsed.subject
     if subject.captions_like is not None:
         raise RequestRefusedError(
@@ -189,13 +165,6 @@ def _build_request(document: Json, source: str) -> DeletionRequest:
         captions_like=None,
         reason=parsed.reason,
     )
-
-
-def _validate(document: Json, source: str) -> _Document:
-    try:
-        return _Document.model_validate(document)
-    except ValidationError as error:
-        raise RequestRefusedError(f"{source}: {describe_problem(error)}", reason="bad_field") from error
 
 
 def _check_relative(path: str, where: str) -> None:

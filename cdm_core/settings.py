@@ -53,6 +53,12 @@ class EvaluationSettings(_Section):
     inception_weights: str | None
 
 
+class IntakeSettings(_Section):
+    """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain."""
+
+    business: str = Field(default="lethe.example", min_length=1, max_length=253)
+
+
 class Settings(_Section):
     """The whole of `params.yaml`."""
 
@@ -62,6 +68,7 @@ class Settings(_Section):
     sampling: SamplingSettings
     knn: KnnSettings
     evaluation: EvaluationSettings
+    intake: IntakeSettings = IntakeSettings()
 
     @property
     def partition(self) -> Partition:

@@ -20,6 +20,7 @@ from cdm_core.partition import OwnerKey, compute_owner_key
 from cdm_core.requests import DeletionRequest
 from tasks.checkpoints import CheckpointStore
 from tasks.files import erase_folder, write_atomically
+from tasks.identities import resolve_identifiers
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifests
@@ -88,6 +89,7 @@ def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, 
     """
     settings, manifests = ws.settings(), load_manifests(ws)
     owner_keys = {compute_owner_key(owner_secret(ws), owner_id) for owner_id in request.owner_ids}
+    owner_keys |= resolve_identifiers(ws, request)
     sample_ids = set(request.sample_ids) | _image_sample_ids(request, request_folder)
     hits = find_samples(manifests, owner_keys=owner_keys, sample_ids=sample_ids)
     if hits.empty:

@@ -37,3 +37,8 @@ def detect_format(content: bytes) -> Format:
 def size_limit(first_bytes: bytes) -> int:
     """How large a file that begins so may be."""
     return MAX_ARCHIVE_BYTES if first_bytes.startswith(b"PK") else MAX_REQUEST_BYTES
+
+
+def find_form(name: str) -> Format | None:
+    """The form of that name; None for any other, such as `auto`."""
+    return next((form for form in FORMATS if form == name), None)

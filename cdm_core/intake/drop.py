@@ -97,7 +97,9 @@ def answer_drop(case: CaseStatus) -> str:
     for work_item, outcome in sorted(case.outcomes.items()):
         is_done = case.status == "completed" or outcome != "matched"
         if not is_done:
-            raise InvalidInputError(f"{case.ledger_id}: ended as {case.status}; what was found was not deleted, and DROP has no status for it")
+            raise InvalidInputError(
+                f"{case.ledger_id}: ended as {case.status}; what was found was not deleted, and DROP has no status for it"
+            )
         writer.writerow((work_item, STATUS_OF[outcome]))
     return lines.getvalue()
 

@@ -33,7 +33,7 @@ class _Entry(Door):
     requested_at: Time
     identity: Annotated[dict[Text, Text | _Custom | None], Field(max_length=50)]
     policy_key: Text
-    custom_privacy_request_fields: dict[str, object] = {}
+    custom_privacy_request_fields: dict[str, object] | None = None
     location: Text | None = None
     property_id: Text | None = None
     source: Text | None = None
@@ -51,7 +51,9 @@ def parse_fides(content: bytes, source: str, *, issuer: str) -> tuple[list[Delet
     """
     parsed = validate(_Import, {"entries": load_document(content, source)}, source)
     digest = sha256_digest(content)
-    requests = [_build(entry, f"fides-{digest[:24]}-{number}", issuer, f"{source}: {number}") for number, entry in enumerate(parsed.entries)]
+    requests = [
+        _build(entry, f"fides-{digest[:24]}-{number}", issuer, f"{source}: {number}") for number, entry in enumerate(parsed.entries)
+    ]
     if len({request.request_id for request in requests}) < len(requests):
         raise RequestRefusedError(f"{source}: external_id: given twice", reason="repeated_id")
     return requests, [ASSUMED_REGULATION]

@@ -54,11 +54,11 @@ class _Request(Door):
     api_version: Annotated[str, StringConstraints(pattern=r"\A[0-9]{1,3}(\.[0-9]{1,3}){0,2}\z")] | None = None
     status_callback_urls: list[Text] = Field(default=[], max_length=100)
     # A processor's own extension is parsed below; another's is none of our business.
-    extensions: dict[str, dict[str, object]] = {}
+    extensions: dict[str, dict[str, object]] = Field(default={}, max_length=100)
 
 
 class _OurExtension(Door):
-    sample_ids: list[str] = []
+    sample_ids: list[str] = Field(default=[], max_length=100_000)
 
 
 def parse_opendsr(content: bytes, source: str, *, issuer: str, business: str) -> tuple[list[DeletionRequest], list[str]]:
@@ -95,7 +95,9 @@ def parse_opendsr(content: bytes, source: str, *, issuer: str, business: str) ->
 
 def answer_opendsr(case: CaseStatus) -> dict[str, Json]:
     """The status document, with the receipt's own fields while the body is kept."""
-    status = {"received": "pending", "completed": "completed", "refused": "cancelled", "rejected": "cancelled"}.get(case.status, "in_progress")
+    status = {"received": "pending", "completed": "completed", "refused": "cancelled", "rejected": "cancelled"}.get(
+        case.status, "in_progress"
+    )
     document: dict[str, Json] = {
         "controller_id": case.issuer,
         "expected_completion_time": format_time(case.expected_by),

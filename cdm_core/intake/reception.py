@@ -105,6 +105,8 @@ def verify_detached(parcel: Parcel, keys: Sequence[SenderKey]) -> SenderKey:
         signature = decode_base64(parcel.signature)
     except InvalidInputError as error:
         raise RequestRefusedError(f"the signature is {error}", reason="bad_signature_encoding") from error
+    if len(signature) < 64:  # RSA's and ECDSA's are longer
+        raise RequestRefusedError(f"the signature has {len(signature)} bytes, an Ed25519 signature has 64", reason="bad_signature_encoding")
     signer = find_signer(signature, parcel.content, keys)
     if signer is None:
         raise RequestRefusedError("the signature fits no registered issuer, or the file was changed after signing", reason="unknown_issuer")
