@@ -127,9 +127,9 @@ _Issuer = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterV
 
 
 class _Subject(Door):
-    owner_ids: list[Text] = []
-    sample_ids: list[Annotated[str, AfterValidator(normalise_sample_id)]] = []
-    image_files: list[Text] = []
+    owner_ids: list[Text] = Field(default=[])
+    sample_ids: list[Annotated[str, AfterValidator(normalise_sample_id)]] = Field(default=[])
+    image_files: list[Text] = Field(default=[])
     captions_like: object = None
 
 
