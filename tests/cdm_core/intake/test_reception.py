@@ -383,7 +383,7 @@ def _mutate(random_: random.Random, content: bytes) -> bytes:
 
 def _mutate_value(random_: random.Random, value: object) -> object:
     """The same document with some values, keys or types changed."""
-    if random_.random() < 0.06:
+    if random_.random() < 0.025:
         return random_.choice(
             [None, True, 0, -1, 2**70, 1.5, "", "x" * 5000, "\x07", "2026-13-45", "9999-12-31T23:59:59-23:59", [], {}, [[]], {"a": 1}]
         )
