@@ -393,17 +393,21 @@ def _mutate_value(random_: random.Random, value: object) -> object:
     return [_mutate_value(random_, item) for item in value] if isinstance(value, list) else value
 
 
+def _vary(random_: random.Random, value: object) -> object:
+    return value if random_.random() < 0.3 else _mutate_value(random_, value)
+
+
 def _generate(random_: random.Random, form: Format) -> Parcel:
     """A file of that form: its document changed and signed well, or its bytes changed before or after the signature."""
     match form:
         case "drp":
-            content = s.drp(_mutate_value(random_, dict(s.DRP_MESSAGE)), random_.choice([s.AGENT, s.AGENT, s.AGENT, s.STRANGER]))  # type: ignore[arg-type]
+            content = s.drp(_vary(random_, dict(s.DRP_MESSAGE)), random_.choice([s.AGENT, s.AGENT, s.AGENT, s.STRANGER]))  # type: ignore[arg-type]
             if random_.random() < 0.3:
                 text = _mutate(random_, json.dumps(s.DRP_MESSAGE).encode())
                 content = s.encode_drp(s.PRIVATE[s.AGENT].sign(text), text)
         case "iab":
-            inner = s.token(_mutate_value(random_, s.identity_claims()) or {}, s.PUBLISHER)  # type: ignore[arg-type]
-            outer = _mutate_value(random_, s.identity_claims(iss=s.VENDOR, idJWT=inner.decode()))
+            inner = s.token(_vary(random_, s.identity_claims()) or {}, s.PUBLISHER)  # type: ignore[arg-type]
+            outer = _vary(random_, s.identity_claims(iss=s.VENDOR, idJWT=inner.decode()))
             content = s.token(outer, s.VENDOR)  # type: ignore[arg-type]
         case "drop":
             rows = io.StringIO()
@@ -416,9 +420,9 @@ def _generate(random_: random.Random, form: Format) -> Parcel:
             name = random_.choice(["Phone.csv", "Phone.csv", "Email.csv", "Removed.csv", "../Phone.csv", "x", "NDZ.csv/"])
             content = s.drop({name: text})
         case "fides":
-            content = json.dumps([_mutate_value(random_, dict(s.FIDES_ENTRY)) for _ in range(random_.choice((0, 1, 1, 2, 51)))]).encode()
+            content = json.dumps([_vary(random_, dict(s.FIDES_ENTRY)) for _ in range(random_.choice((0, 1, 1, 2, 51)))]).encode()
         case "opendsr":
-            content = json.dumps(_mutate_value(random_, json.loads(s.OPENDSR_EXAMPLE))).encode()
+            content = json.dumps(_vary(random_, json.loads(s.OPENDSR_EXAMPLE))).encode()
         case "own":
             content = s.OWN
     is_before = random_.random() < 0.5
