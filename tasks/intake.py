@@ -45,6 +45,7 @@ class ReceivedFile:
     requests: tuple[DeletionRequest, ...]
     format: Format
     notes: tuple[str, ...]
+    received_at: datetime
 
 
 def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None) -> ReceivedFile:
@@ -62,7 +63,15 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
     accepted = judge(parcel, sender_keys(ws), business=ws.settings().intake.business, now=received_at, form=form)  # 2 to 4
     issuer = VerifiedIssuer(issuer=accepted.signer.issuer, keyid=accepted.signer.keyid)
     requests = tuple(_with_ledger_id(ws, ledger, request) for request in accepted.requests)
-    return ReceivedFile(content=content, digest=digest, issuer=issuer, requests=requests, format=accepted.format, notes=accepted.notes)
+    return ReceivedFile(
+        content=content,
+        digest=digest,
+        issuer=issuer,
+        requests=requests,
+        format=accepted.format,
+        notes=accepted.notes,
+        received_at=received_at,
+    )
 
 
 def receive_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None) -> ReceivedFile:
@@ -74,7 +83,7 @@ def receive_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form:
             find_image_files(request, path.parent)  # 4
         _check_ids(ledger, received)  # 4
         for request in new:
-            ledger.receive(request.request_id, request.issuer, received.digest, received.content, now)  # 5
+            ledger.receive(request.request_id, request.issuer, received.digest, received.content, received.received_at)  # 5
             keep_images(ws, request, path.parent)
             ledger.append("received", request.request_id, _describe(ws, received, request), now)
     except RequestRefusedError as error:
