@@ -414,10 +414,10 @@ def _generate(random_: random.Random, form: Format) -> Parcel:
             writer = csv.writer(rows)
             writer.writerow(["ID", "Hash"])
             for number in range(random_.randrange(4)):
-                writer.writerow([random_.choice([f"w-{number}", "", "a b", "x"]), random_.choice([s.DROP_PHONE, s.DROP_PHONE, "", "zz"])])
+                writer.writerow([random_.choice([f"w-{number}"] * 12 + ["", "a b", "x"]), random_.choice([s.DROP_PHONE] * 12 + ["", "zz"])])
             text = rows.getvalue()
             text = _mutate(random_, text.encode()).decode(errors="replace") if random_.random() < 0.3 else text
-            name = random_.choice(["Phone.csv", "Phone.csv", "Email.csv", "Removed.csv", "../Phone.csv", "x", "NDZ.csv/"])
+            name = random_.choice(["Phone.csv"] * 6 + ["Email.csv", "Removed.csv", "../Phone.csv", "x", "NDZ.csv/"])
             content = s.drop({name: text})
         case "fides":
             content = json.dumps([_vary(random_, dict(s.FIDES_ENTRY)) for _ in range(random_.choice((0, 1, 1, 2, 51)))]).encode()
