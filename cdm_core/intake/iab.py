@@ -31,7 +31,8 @@ from cdm_core.intake.senders import SenderKey
 from cdm_core.requests import DeletionRequest, Identifier
 
 ASSUMED_REGULATION = "the form states no regulation: gdpr assumed"
-_NESTING = 100_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_CHARACTERS = 100_000
 """Characters of a token: what is longer isn't a token."""
 
 _jws = jwt.PyJWS(options={"verify_signature": True})
@@ -127,7 +128,7 @@ def parse_iab(content: bytes, source: str) -> tuple[IabTokens, list[str]]:
     found = outer.sub
     kind = {"phone": "phone", "phone_number": "phone", "email": "email"}.get(found.identifier_type, found.identifier_type)
     form: Literal["raw", "sha1", "md5", "sha256"] = "raw" if found.identifier_format == "plaintext" else found.identifier_format
-    request_at = datetime.fromtimestamp(outer.iat, UTC)
+    request_at = _date(outer.iat)
     ends = [token.exp for token in (outer, inner) if token.exp is not None]
     starts = [token.nbf for token in (outer, inner) if token.nbf is not None]
     request = DeletionRequest(
@@ -145,10 +146,10 @@ def parse_iab(content: bytes, source: str) -> tuple[IabTokens, list[str]]:
     tokens = IabTokens(
         request=request,
         first_party=inner.iss,
-        identity_at=datetime.fromtimestamp(inner.iat, UTC),
+        identity_at=_date(inner.iat),
         request_at=request_at,
-        not_before=datetime.fromtimestamp(max(starts), UTC) if starts else None,
-        expires_at=datetime.fromtimestamp(min(ends), UTC) if ends else None,
+        not_before=_date(max(starts)) if starts else None,
+        expires_at=_date(min(ends)) if ends else None,
     )
     return tokens, [ASSUMED_REGULATION]
 
@@ -185,6 +186,10 @@ def iab_result_code(reason: str) -> int:
     return 1
 
 
+def _date(seconds: int) -> datetime:
+    return _EPOCH + timedelta(seconds=seconds)
+
+
 def _algorithm_of(key: SenderKey) -> str:
     if isinstance(key.public_key, Ed25519PublicKey):
         return "EdDSA"
@@ -193,7 +198,7 @@ def _algorithm_of(key: SenderKey) -> str:
 
 def _split(token: bytes, source: str) -> tuple[bytes, bytes, bytes]:
     parts = token.split(b".")
-    if len(parts) != 3 or len(token) > _NESTING:
+    if len(parts) != 3 or len(token) > _MAX_CHARACTERS:
         raise RequestRefusedError(f"{source}: not a signed JSON Web Token", reason="invalid_token")
     try:
         header, payload, signature = (decode_base64url(part) for part in parts)

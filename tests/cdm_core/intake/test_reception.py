@@ -7,6 +7,7 @@ import io
 import json
 import random
 import struct
+import tracemalloc
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -294,6 +295,18 @@ def _understated() -> bytes:
     size = struct.pack("<I", len(_ROW * 100))
     assert content.count(size) == 2
     return content.replace(size, struct.pack("<I", 10))
+
+
+def test_an_archive_that_understates_its_size_is_not_inflated() -> None:
+    bomb = s.drop({"Phone.csv": "0" * 200_000_000})
+    lying = bomb.replace(struct.pack("<I", 200_000_000), struct.pack("<I", 1000))
+    assert lying != bomb
+    tracemalloc.start()
+    found, _ = refusal(parcel(lying))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == "malformed"
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize("name", DROP_REFUSALS)
