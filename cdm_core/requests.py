@@ -13,15 +13,16 @@ import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import PurePath, PureWindowsPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints
 
 from cdm_core.digests import Digest, Json
-from cdm_core.documents import decode_text, describe_problem, load_json, load_yaml
+from cdm_core.documents import decode_text, load_json, load_yaml
 from cdm_core.errors import InvalidInputError, RequestRefusedError
+from cdm_core.intake.fields import Door, RequestId, Text, Time, check_text, validate
 
 SCHEMA = "lethe/deletion-request/v1"
 MAX_REQUEST_BYTES = 1_000_000
@@ -29,12 +30,28 @@ MAX_REQUEST_BYTES = 1_000_000
 Regulation = Literal["gdpr", "ccpa", "contract", "voluntary"]
 
 _CSV_COLUMNS = ("request_id", "issuer", "regulation", "submitted_at", "owner_id", "sample_id")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+
+
+IdentifierFormat = Literal["raw", "sha1", "md5", "sha256", "drop"]
+"""As it is, or its hash; `drop` is the base64 of a SHA-256."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Identifier:
+    """How a sender names an owner: `type` is email, phone, controller_customer_id …; `label` is the sender's number for this line."""
+
+    type: str
+    format: IdentifierFormat
+    value: str = field(repr=False)
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletionRequest:
-    """What is to be forgotten: the union of the owners' samples, the samples, and the images with the files' content."""
+    """What is to be forgotten: the union of the owners' samples, the samples, and the images with the files' content.
+
+    `identifiers` name owners in a sender's words; the workspace's identity table says who they are.
+    """
 
     request_id: str
     issuer: str = field(repr=False)
@@ -45,16 +62,17 @@ class DeletionRequest:
     image_files: tuple[str, ...] = field(repr=False)
     captions_like: str | None = field(repr=False)
     reason: str | None = field(repr=False)
+    identifiers: tuple[Identifier, ...] = field(repr=False, default=())
 
 
-def check_size(num_bytes: int, source: str) -> None:
+def check_size(num_bytes: int, source: str, limit: int = MAX_REQUEST_BYTES) -> None:
     """Refuse what is too large to be a request, from its size alone.
 
     Raises:
         RequestRefusedError: `too_large`.
     """
-    if num_bytes > MAX_REQUEST_BYTES:
-        raise RequestRefusedError(f"{source}: {num_bytes:,} bytes, more than the {MAX_REQUEST_BYTES:,} of a request", reason="too_large")
+    if num_bytes > limit:
+        raise RequestRefusedError(f"{source}: {num_bytes:,} bytes, more than the {limit:,} of a request", reason="too_large")
 
 
 def parse_request(content: bytes, file_name: str) -> list[DeletionRequest]:
@@ -93,59 +111,40 @@ def _choose_form(text: str, file_name: str) -> Literal["csv", "json", "yaml"]:
     return "csv" if "," in start.partition("\n")[0] else "yaml"
 
 
-def _check_text(value: str) -> str:
-    if _CONTROL.search(value):
-        raise ValueError("holds a control character")
-    return value
+def normalise_sample_id(value: str) -> Digest:
+    """A sample id in lower case and without its prefix.
 
-
-def _parse_time(value: object) -> datetime:
-    if not isinstance(value, str):
-        raise ValueError("must be a date and time as text")
-    try:
-        time = datetime.fromisoformat(value)
-        if time.tzinfo is None:
-            raise ValueError("has no time zone")
-        return time.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise ValueError("must be a date and time with its zone, such as 2026-11-24T09:00:00Z") from error
-
-
-def _normalise_sample_id(value: str) -> Digest:
+    Raises:
+        ValueError: not a SHA-256.
+    """
     sample_id = value.lower().removeprefix("sha256:")
     if not re.fullmatch(r"[0-9a-f]{64}", sample_id):
         raise ValueError("must be a SHA-256 of 64 hexadecimal digits")
     return Digest(sample_id)
 
 
-_Text = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_check_text)]
-_RequestId = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9._:-]{1,128}\z")]
-_Issuer = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_check_text)]
+_Issuer = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(check_text)]
 
 
-class _Door(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _Subject(_Door):
-    owner_ids: list[_Text] = []
-    sample_ids: list[Annotated[str, AfterValidator(_normalise_sample_id)]] = []
-    image_files: list[_Text] = []
+class _Subject(Door):
+    owner_ids: list[Text] = Field(default=[])
+    sample_ids: list[Annotated[str, AfterValidator(normalise_sample_id)]] = Field(default=[])
+    image_files: list[Text] = Field(default=[])
     captions_like: object = None
 
 
-class _Document(_Door):
+class _Document(Door):
     schema_: Literal["lethe/deletion-request/v1"] = Field(alias="schema")
-    request_id: _RequestId
+    request_id: RequestId
     issuer: _Issuer
     regulation: Regulation
-    submitted_at: Annotated[datetime, BeforeValidator(_parse_time)]
+    submitted_at: Time
     subject: _Subject
     reason: Annotated[str, StringConstraints(max_length=10_000)] | None = None
 
 
 def _build_request(document: Json, source: str) -> DeletionRequest:
-    parsed = _validate(document, source)
+    parsed = validate(_Document, document, source)
     subject = parsed.subject
     if subject.captions_like is not None:
         raise RequestRefusedError(
@@ -166,13 +165,6 @@ def _build_request(document: Json, source: str) -> DeletionRequest:
         captions_like=None,
         reason=parsed.reason,
     )
-
-
-def _validate(document: Json, source: str) -> _Document:
-    try:
-        return _Document.model_validate(document)
-    except ValidationError as error:
-        raise RequestRefusedError(f"{source}: {describe_problem(error)}", reason="bad_field") from error
 
 
 def _check_relative(path: str, where: str) -> None:

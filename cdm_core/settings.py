@@ -132,6 +132,10 @@ class TimestampingSettings(_Section):
         if (self.url is None) == (self.command is None):
             raise ValueError("give either url or command")
         return self
+class IntakeSettings(_Section):
+    """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain."""
+
+    business: str = Field(default="lethe.example", min_length=1, max_length=253)
 
 
 class Settings(_Section):
@@ -146,6 +150,7 @@ class Settings(_Section):
     evaluation: EvaluationSettings
     duplicates: DuplicateSettings
     timestamping: TimestampingSettings | None = None
+    intake: IntakeSettings = IntakeSettings()
 
     @property
     def partition(self) -> Partition:

@@ -6,6 +6,7 @@ else there; progress goes to stderr. Libraries are imported by the command that 
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,18 @@ CorpusOption = Annotated[
     Path, typer.Option(metavar="DIR", help="Holds google/package and twitter/package: the two npm packages of emoji pictures, unpacked.")
 ]
 _HERE = Path(".")
+
+
+class IntakeForm(StrEnum):
+    """What `--format` takes."""
+
+    AUTO, OWN, OPENDSR, DRP, FIDES, IAB, DROP = "auto", "own", "opendsr", "drp", "fides", "iab", "drop"
+
+
+class AnswerForm(StrEnum):
+    """What `--as` takes."""
+
+    OPENDSR, DRP, FIDES, DROP = "opendsr", "drp", "fides", "drop"
 
 
 @app.command()
@@ -80,6 +93,7 @@ def add_issuer(
     _answer(run_add_issuer(workspace, name, public_key), as_json)
 
 
+<<<<<<< HEAD
 @keys_app.command("export")
 def export_keys(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The key list to write.")],
@@ -90,6 +104,26 @@ def export_keys(
     from flows.receipts import run_export_keys
 
     _answer(run_export_keys(workspace, out), as_json)
+=======
+identities_app = typer.Typer(help="By what senders know an owner.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(identities_app, name="identities")
+
+
+@identities_app.command("add")
+def add_identities(
+    owner: Annotated[str, typer.Argument(metavar="OWNER_ID", help="As `lethe learn --owner` was told.")],
+    email: Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="An e-mail address; may be repeated.")] = None,
+    phone: Annotated[list[str] | None, typer.Option(metavar="NUMBER", help="A phone number; may be repeated.")] = None,
+    customer_id: Annotated[list[str] | None, typer.Option("--customer-id", metavar="ID", help="A controller's; may be repeated.")] = None,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Say by what senders know an owner; only keyed hashes are stored."""
+    from flows.answers import run_add_identities
+
+    given = {"email": email, "phone": phone, "controller_customer_id": customer_id}
+    _answer(run_add_identities(workspace, owner, [(kind, value) for kind, values in given.items() for value in values or []]), as_json)
+>>>>>>> wip/intake
 
 
 @app.command()
@@ -135,14 +169,23 @@ def plan_shards(
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed request file; its signature lies in FILE.sig.")],
+<<<<<<< HEAD
     include_duplicates: IncludeDuplicatesOption = "none",
+=======
+    form: Annotated[IntakeForm, typer.Option("--format", help="The request's form; auto tells it by content.")] = IntakeForm.AUTO,
+>>>>>>> wip/intake
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Forget: stop serving the data within seconds, retrain, evaluate, sign, promote, purge."""
+    from cdm_core.intake.detection import find_form
     from flows.commands import run_submit
 
+<<<<<<< HEAD
     _answer(run_submit(workspace, file, include_duplicates), as_json)
+=======
+    _answer(run_submit(workspace, file, find_form(form.value)), as_json)
+>>>>>>> wip/intake
 
 
 @app.command()
@@ -182,10 +225,19 @@ def review(
 @app.command()
 def status(
     request_id: Annotated[str | None, typer.Argument(metavar="ID", help="One request; else all.")] = None,
+    answer_as: Annotated[AnswerForm | None, typer.Option("--as", help="The document that the request's sender expects.")] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """List requests and what became of them."""
+    if answer_as is not None:
+        if request_id is None:
+            raise typer.BadParameter("--as answers one request: name its ID")
+        from flows.answers import run_answer
+
+        answer = run_answer(workspace, request_id, answer_as.value)
+        sys.stdout.write(answer if isinstance(answer, str) and not as_json else json.dumps(answer) + "\n")
+        return
     from flows.commands import run_status
 
     _answer(run_status(workspace, request_id), as_json)

@@ -18,6 +18,7 @@ from tasks.workers import Progress
 from tasks.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
+    from cdm_core.intake.detection import Format
     from tasks.arrivals import Arrival
 
 Document = dict[str, object]
@@ -89,6 +90,7 @@ def run_sign(directory: Path, file: Path, issuer: str) -> Document:
 def run_plan(directory: Path, file: Path, include_duplicates: str = "none") -> Document:
     """Plan a request file without asking for its signature, since nothing is done."""
     from cdm_core.digests import sha256_digest
+<<<<<<< HEAD
     from cdm_core.requests import check_size, parse_request
     from tasks.duplicates import find_duplicates, parse_choice
     from tasks.planning import build_plan, summarise_plan
@@ -110,6 +112,21 @@ def run_plan(directory: Path, file: Path, include_duplicates: str = "none") -> D
 
 
 def run_submit(directory: Path, file: Path, include_duplicates: str = "none") -> Document:
+=======
+    from cdm_core.intake.reception import parse_any
+    from tasks.intake import read_content
+    from tasks.planning import build_plan, summarise_plan
+
+    ws = open_workspace(directory)
+    content = read_content(file)
+    plans: list[Document] = []
+    for request in parse_any(content, file.name, None, business=ws.settings().intake.business)[0]:
+        plans.append(dict(summarise_plan(build_plan(ws, request, sha256_digest(content), "", file.parent))))
+    return plans[0] if len(plans) == 1 else {"requests": plans}
+
+
+def run_submit(directory: Path, file: Path, form: "Format | None" = None) -> Document:
+>>>>>>> wip/intake
     """Receive a request file and forget what it names.
 
     A refused request of a bulk file doesn't keep the others from being carried out; its answer says so.
@@ -119,11 +136,15 @@ def run_submit(directory: Path, file: Path, include_duplicates: str = "none") ->
     from tasks.ledger import Ledger
 
     ws = open_for_flow(directory)
+<<<<<<< HEAD
     choice = parse_choice(include_duplicates)
     received = receive_file(ws, Ledger(ws), file, utc_now())
     if choice != "none":
         for request in received.requests:
             save_choice(ws, request.request_id, choice)
+=======
+    received = receive_file(ws, Ledger(ws), file, utc_now(), form)
+>>>>>>> wip/intake
     if len(received.requests) == 1:
         return forget_received(ws, received.requests[0].request_id, show_progress=True)
     return {"requests": [_forget_or_explain(ws, request.request_id) for request in received.requests]}
@@ -215,14 +236,13 @@ def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -
 
 def run_status(directory: Path, request_id: str | None) -> Document:
     """List requests."""
+    from tasks.answers import find_requests
     from tasks.ledger import Ledger
 
     ledger = Ledger(open_for_flow(directory))
-    stored = ledger.requests()
-    if request_id is not None:
-        stored = [request for request in stored if request.request_id == request_id]
-        if not stored:
-            raise InvalidInputError(f"{request_id}: no such request")
+    stored = ledger.requests() if request_id is None else find_requests(ledger, request_id)
+    if request_id is not None and not stored:
+        raise InvalidInputError(f"{request_id}: no such request")
     rows = [
         {
             **(dict(request.answer) if request.answer else {}),

@@ -5,13 +5,20 @@ step finds by digest or step key what it made before.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from cdm_core.composition import Composition, Expert
 from cdm_core.digests import Json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
+from cdm_core.intake.detection import Format
+from cdm_core.intake.reception import parse_any
 from cdm_core.quality_gate import GateResult
+<<<<<<< HEAD
 from cdm_core.requests import SCHEMA, DeletionRequest, parse_request
+=======
+from cdm_core.requests import DeletionRequest
+>>>>>>> wip/intake
 from tasks.case import Case, Served, read_served
 from tasks.checkpoints import CheckpointStore
 from tasks.clock import utc_now
@@ -20,6 +27,8 @@ from tasks.data_versions import commit_data, commit_training, data_revision, req
 from tasks.deciding import Judged, Work, audit_run, decide
 from tasks.duplicates import load_choice
 from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, prefix_rows
+from tasks.identities import keep_outcomes
+from tasks.intake import read_format
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifest
 from tasks.planning import ForgetPlan, build_plan, load_plan, save_plan, summarise_plan
@@ -50,9 +59,15 @@ def plan_request(case: Case) -> ForgetPlan:
     received = case.find("received")
     assert stored.content is not None, "the bytes of an open request are kept"
     assert received is not None, "a stored request was received"
+<<<<<<< HEAD
     request = find_request(stored.content, case.request_id)
     choice = load_choice(case.ws, case.request_id)
     plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id), choice=choice)
+=======
+    request = find_request(case.ws, stored.content, case.request_id, read_format(received))
+    keep_outcomes(case.ws, request)
+    plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id))
+>>>>>>> wip/intake
     save_plan(case.ws, plan)
     version, composition = serving
     body = summarise_plan(plan) | {"version": version, "composition": composition.digest, "dvc_revision": data_revision(case.ws)}
@@ -61,15 +76,16 @@ def plan_request(case: Case) -> ForgetPlan:
     return plan
 
 
-def find_request(content: bytes, request_id: str) -> DeletionRequest:
-    """The request of that id among those of a file's bytes.
+def find_request(ws: Workspace, content: bytes, request_id: str, form: Format | None) -> DeletionRequest:
+    """The request of that id in the ledger among those of a file's bytes, whose signature was verified when it was received.
 
     Raises:
         RequestRefusedError: it isn't there.
     """
-    for request in parse_request(content, request_id):
-        if request.request_id == request_id:
-            return request
+    sent_id = request_id.partition("@")[0]
+    for request in parse_any(content, request_id, form, business=ws.settings().intake.business)[0]:
+        if request.request_id == sent_id:
+            return replace(request, request_id=request_id)
     raise RequestRefusedError(f"request {request_id}: not in the bytes that were kept for it", reason="not_in_file")
 
 

@@ -1,7 +1,13 @@
 """The inbox of a workspace: what is handed over to be taken in, and what became of it.
 
+<<<<<<< HEAD
     requests/    request files (.yaml, .yml, .json, .csv), each with its signature in `<file>.sig`, and the pictures that they name
     arrivals/    folders of pictures, each with `owner.json`: {"owner_id": "…", "tier": null, name or number}, and captions.csv if wanted
+=======
+    requests/    request files (.yaml, .yml, .json, .csv, .txt, .drp, .jwt, .zip), each with its signature in `<file>.sig` where its form
+                 has none inside, and the pictures that they name
+    arrivals/    folders of pictures, each with `owner.json`: {"owner_id": "…", "tier": null or a number}, and captions.csv if wanted
+>>>>>>> wip/intake
     done/        one `<item>.json` for each item that was taken in, with the answers
     refused/     one `<item>.json` for each item that was refused, with the reason
 
@@ -46,7 +52,8 @@ UNSIGNED_SECONDS = 10.0
 Kind = Literal["request", "arrival"]
 Outcome = Literal["done", "refused"]
 
-_SUFFIXES = {".yaml", ".yml", ".json", ".csv"}
+_SUFFIXES = {".yaml", ".yml", ".json", ".csv", ".txt", ".drp", ".jwt", ".zip"}
+_HEADERS_SUFFIX = ".headers.json"
 _MAX_OWNER_BYTES = 10_000
 
 
@@ -131,6 +138,7 @@ def remove_request(item: InboxItem, pictures: Iterable[str] = ()) -> None:
                 picture.parent.rmdir()
     item.path.unlink(missing_ok=True)
     _signature(item.path).unlink(missing_ok=True)
+    item.path.with_name(item.path.name + _HEADERS_SUFFIX).unlink(missing_ok=True)
 
 
 def remove_arrival(ws: Workspace, item: InboxItem) -> None:
@@ -169,7 +177,7 @@ def _read_each(folder: Path, read: Callable[[Path, datetime], InboxItem | None],
 
 
 def _read_request(path: Path, now: datetime) -> InboxItem | None:
-    if path.suffix.lower() not in _SUFFIXES or not path.is_file():
+    if path.suffix.lower() not in _SUFFIXES or path.name.endswith(_HEADERS_SUFFIX) or not path.is_file():
         return None
     signature = _signature(path)
     is_settled = _left_alone([path, signature], now, SETTLED_SECONDS) if signature.is_file() else _left_alone([path], now, UNSIGNED_SECONDS)

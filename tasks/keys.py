@@ -9,27 +9,33 @@ over the request file's bytes. It states no key; whose it is, is found by trying
 """
 
 import base64
-import binascii
 import json
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_private_key
-from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.signer import CryptoSigner, Key, Signature  # type: ignore[attr-defined]  # re-exported without __all__
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]  # re-exported without __all__
 
 from cdm_core.digests import canonical_json
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from cdm_core.evidence import build_public_key, parse_public_key
+from cdm_core.intake.detection import size_limit
+from cdm_core.intake.reception import Parcel, verify_detached
+from cdm_core.intake.senders import SenderKey
 from cdm_core.requests import DeletionRequest, check_size
 from tasks.files import write_atomically
 from tasks.locks import exclusive_lock
 from tasks.workspace import Workspace
-
-_SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +145,8 @@ def sign_file(ws: Workspace, path: Path, issuer: str) -> str:
     """
     if not path.is_file():
         raise InvalidInputError(f"{path}: no such file")
-    check_size(path.stat().st_size, str(path))
+    with path.open("rb") as file:
+        check_size(path.stat().st_size, str(path), size_limit(file.read(4)))
     keyid = _load_index(ws).get(issuer)
     if keyid is None:
         raise StateError(f"issuer {issuer}: not registered; do so with: lethe keys add-issuer {issuer}")
@@ -157,23 +164,22 @@ def verify_file(ws: Workspace, content: bytes, signature_text: bytes | None) -> 
     Raises:
         RequestRefusedError: `unsigned`, `bad_signature_encoding` or `unknown_issuer`.
     """
-    if signature_text is None:
-        raise RequestRefusedError("the request is not signed; a signature stands beside it in a .sig file", reason="unsigned")
-    try:
-        signature = base64.b64decode(signature_text.strip(), validate=True)
-    except binascii.Error as error:
-        raise RequestRefusedError("the signature is not base64", reason="bad_signature_encoding") from error
-    if len(signature) != _SIGNATURE_BYTES:
-        raise RequestRefusedError(
-            f"the signature has {len(signature)} bytes, an Ed25519 signature has {_SIGNATURE_BYTES}", reason="bad_signature_encoding"
-        )
+    signer = verify_detached(Parcel(content=content, file_name="request", signature=signature_text), sender_keys(ws))
+    return VerifiedIssuer(issuer=signer.issuer, keyid=signer.keyid)
+
+
+def sender_keys(ws: Workspace) -> list[SenderKey]:
+    """The registered issuers' public keys.
+
+    Raises:
+        StateError: the registry or a key is damaged.
+    """
+    keys = []
     for issuer, key in _load_issuers(ws):
-        try:
-            key.verify_signature(Signature(key.keyid, signature.hex()), content)
-        except UnverifiedSignatureError:
-            continue
-        return VerifiedIssuer(issuer=issuer, keyid=key.keyid)
-    raise RequestRefusedError("the signature fits no registered issuer, or the file was changed after signing", reason="unknown_issuer")
+        public_key = load_pem_public_key(_issuer_path(ws, key.keyid).read_bytes())
+        assert isinstance(public_key, Ed25519PublicKey), "read as such a moment ago"
+        keys.append(SenderKey(issuer=issuer, keyid=key.keyid, public_key=public_key))
+    return keys
 
 
 def check_issuer(requests: Sequence[DeletionRequest], verified: VerifiedIssuer) -> None:

@@ -22,6 +22,7 @@ from cdm_core.training import num_steps
 from tasks.checkpoints import CheckpointStore
 from tasks.duplicates import chosen_duplicates, erase_choice, hash_samples
 from tasks.files import erase_folder, write_atomically
+from tasks.identities import resolve_identifiers
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.lookup import count_by_stage, look_up
@@ -105,6 +106,7 @@ def build_plan(
     """
     settings = ws.settings()
     owner_keys = {compute_owner_key(owner_secret(ws), owner_id) for owner_id in request.owner_ids}
+    owner_keys |= resolve_identifiers(ws, request)
     sample_ids = set(request.sample_ids) | _image_sample_ids(request, request_folder)
     hits = look_up(ws, owner_keys=owner_keys, sample_ids=sample_ids)
     if hits.empty:

@@ -19,6 +19,7 @@ from tasks.erasure import erase_objects, objects_to_erase
 from tasks.evaluation import PictureRequest, ShardDescription, erase_descriptions_but, erase_generated_but
 from tasks.files import erase_folder
 from tasks.forgetting import kept_plan
+from tasks.identities import forget_identities
 from tasks.ledger import Ledger
 from tasks.lookup import erase_stale_indices
 from tasks.manifest_store import load_manifest
@@ -50,6 +51,7 @@ def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures
     candidate = read_served(decided)
     kept = {serving[0]: serving[1], candidate.version: load_composition(case.ws, candidate.composition)}
     counts = erase_tainted(case.ws, plan, kept=kept, descriptions=descriptions, pictures=pictures)
+    counts["identities"] = forget_identities(case.ws, plan.owners)
     case.finish("purged", {"counts": counts, "suppressed": len(hashes), "suppression": sha256_digest("\n".join(hashes).encode())})
     return counts
 
