@@ -53,6 +53,24 @@ class EvaluationSettings(_Section):
     inception_weights: str | None
 
 
+class TermsSettings(_Section):
+    """Days of the periods that no law sets, and the zone whose calendar days count; see `cdm_core.clocks`."""
+
+    contract_days: int = Field(30, ge=1, le=3650)
+    contract_extension_days: int = Field(0, ge=0, le=3650)
+    voluntary_days: int = Field(90, ge=1, le=3650)
+    voluntary_extension_days: int = Field(90, ge=0, le=3650)
+    time_zone: str = "UTC"
+
+
+class ApprovalSettings(_Section):
+    """How many people must have signed a plan before it is carried out, and in which roles; `distinct`: no two in one role."""
+
+    required: int = Field(0, ge=0, le=100)
+    roles: list[str] = ["data_protection_officer", "model_owner"]
+    distinct: bool = True
+
+
 class Settings(_Section):
     """The whole of `params.yaml`."""
 
@@ -62,6 +80,8 @@ class Settings(_Section):
     sampling: SamplingSettings
     knn: KnnSettings
     evaluation: EvaluationSettings
+    terms: TermsSettings = TermsSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
 
     @property
     def partition(self) -> Partition:
@@ -89,4 +109,7 @@ def parse_settings(content: bytes, source: str) -> Settings:
         raise InvalidInputError(f"{source}: shard_ids: must count 0, 1, 2 …")
     if settings.evaluation.blocks > settings.evaluation.samples // 2:
         raise InvalidInputError(f"{source}: evaluation.blocks: must be at most half of evaluation.samples")
+    num_roles = len(set(settings.approvals.roles))
+    if settings.approvals.required > (num_roles if settings.approvals.distinct else 100 * num_roles):
+        raise InvalidInputError(f"{source}: approvals.required: more than there are roles to give them")
     return settings
