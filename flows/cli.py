@@ -74,6 +74,44 @@ def add_issuer(
     _answer(run_add_issuer(workspace, name, public_key), as_json)
 
 
+@keys_app.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    public_key: Annotated[Path, typer.Option("--public-key", metavar="FILE", help="Ed25519 public key in PEM.")],
+    role: Annotated[list[str], typer.Option("--role", metavar="ROLE", help="issuer, or a role of params.yaml's approvals; repeatable.")],
+    valid_from: Annotated[str | None, typer.Option(metavar="TIME", help="Default: now.")] = None,
+    valid_until: Annotated[str | None, typer.Option(metavar="TIME", help="Default: without end.")] = None,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a key with its roles and validity."""
+    from flows.policy import run_keys_add
+
+    _answer(run_keys_add(workspace, name, public_key, role, valid_from, valid_until), as_json)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    keyid: Annotated[str, typer.Argument(metavar="KEYID", help="The key, or its first 8 digits or more.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands in the registry.")],
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Since when it doesn't count; default: now.")] = None,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a key count no longer; what the ledger recorded before stays good."""
+    from flows.policy import run_keys_revoke
+
+    _answer(run_keys_revoke(workspace, keyid, reason, since), as_json)
+
+
+@keys_app.command("list")
+def list_keys(workspace: WorkspaceOption = _HERE, as_json: JsonOption = False) -> None:
+    """List the key registry."""
+    from flows.policy import run_keys_list
+
+    _answer(run_keys_list(workspace), as_json)
+
+
 @app.command()
 def sign(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The request file.")],
@@ -90,25 +128,40 @@ def sign(
 @app.command()
 def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A request file.")],
+    out: Annotated[Path | None, typer.Option(metavar="PLAN", help="Write the plan document, which people approve.")] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a request would retrain, reuse and erase; changes nothing."""
     from flows.commands import run_plan
 
-    _answer(run_plan(workspace, file), as_json)
+    _answer(run_plan(workspace, file, out), as_json)
+
+
+@app.command()
+def approve(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan document.")],
+    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="A private Ed25519 key in PEM, registered in a role that approves.")],
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a plan; the approval lies in PLAN.approvals/."""
+    from flows.policy import run_approve
+
+    _answer(run_approve(workspace, plan_file, key), as_json)
 
 
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed request file; its signature lies in FILE.sig.")],
+    plan_file: Annotated[Path | None, typer.Option("--plan", metavar="PLAN", help="Carry it out as planned and approved.")] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Forget: stop serving the data within seconds, retrain, evaluate, sign, promote, purge."""
     from flows.commands import run_submit
 
-    _answer(run_submit(workspace, file), as_json)
+    _answer(run_submit(workspace, file, plan_file), as_json)
 
 
 @app.command()
@@ -147,13 +200,28 @@ def review(
 @app.command()
 def status(
     request_id: Annotated[str | None, typer.Argument(metavar="ID", help="One request; else all.")] = None,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Only those that are late.")] = False,
+    due_in: Annotated[str | None, typer.Option("--due-in", metavar="SPAN", help="Only those due within 7d, 36h or so.")] = None,
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """List requests and what became of them."""
     from flows.commands import run_status
 
-    _answer(run_status(workspace, request_id), as_json)
+    _answer(run_status(workspace, request_id, overdue=overdue, due_in=due_in), as_json)
+
+
+@app.command()
+def extend(
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="An open request.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands in the ledger. Name no person.")],
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Extend a request's period, once and inside the first."""
+    from flows.policy import run_extend
+
+    _answer(run_extend(workspace, request_id, reason), as_json)
 
 
 @app.command()

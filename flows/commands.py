@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from flows.console import progress_bars, say
+from flows.policy import add_due, plan_guard, record_key_change, write_plan
 from flows.session import flow_session, open_for_flow
 from tasks.clock import utc_now
 from tasks.workers import Progress
@@ -73,7 +74,9 @@ def run_add_issuer(directory: Path, name: str, public_key: Path | None) -> Docum
     """Register an issuer."""
     from tasks.keys import add_issuer
 
-    issuer = add_issuer(open_workspace(directory), name, public_key)
+    ws = open_for_flow(directory)
+    issuer = add_issuer(ws, name, public_key)
+    record_key_change(ws)
     return {"issuer": issuer.issuer, "keyid": issuer.keyid, "public_key": str(issuer.path)}
 
 
@@ -84,8 +87,8 @@ def run_sign(directory: Path, file: Path, issuer: str) -> Document:
     return {"keyid": sign_file(open_workspace(directory), file, issuer), "signature": f"{file}.sig"}
 
 
-def run_plan(directory: Path, file: Path) -> Document:
-    """Plan a request file without asking for its signature, since nothing is done."""
+def run_plan(directory: Path, file: Path, out: Path | None = None) -> Document:
+    """Plan a request file without asking for its signature, since nothing is done; `out` gets the document that is approved."""
     from cdm_core.digests import sha256_digest
     from cdm_core.requests import check_size, parse_request
     from tasks.planning import build_plan, summarise_plan
@@ -99,10 +102,11 @@ def run_plan(directory: Path, file: Path) -> Document:
     plans: list[Document] = []
     for request in parse_request(content, file.name):
         plans.append(dict(summarise_plan(build_plan(ws, request, sha256_digest(content), "", file.parent))))
-    return plans[0] if len(plans) == 1 else {"requests": plans}
+    written = {} if out is None else write_plan(ws, content, file, out)
+    return {**(plans[0] if len(plans) == 1 else {"requests": plans}), **written}
 
 
-def run_submit(directory: Path, file: Path) -> Document:
+def run_submit(directory: Path, file: Path, plan: Path | None = None) -> Document:
     """Receive a request file and forget what it names.
 
     A refused request of a bulk file doesn't keep the others from being carried out; its answer says so.
@@ -112,13 +116,18 @@ def run_submit(directory: Path, file: Path) -> Document:
 
     ws = open_for_flow(directory)
     received = receive_file(ws, Ledger(ws), file, utc_now())
+    guard = plan_guard(ws, file, received.content, plan, received.issuer.keyid)
     if len(received.requests) == 1:
-        return forget_received(ws, received.requests[0].request_id, show_progress=True)
+        return forget_received(ws, received.requests[0].request_id, show_progress=True, guard=guard)
+    if plan is not None:
+        raise InvalidInputError(f"{file}: a plan is carried out for one request; this file holds {len(received.requests)}")
     return {"requests": [_forget_or_explain(ws, request.request_id) for request in received.requests]}
 
 
-def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> Document:
+def forget_received(ws: Workspace, request_id: str, *, show_progress: bool, guard: Callable[[str], None] | None = None) -> Document:
     """Run the forget flow for a request that the ledger holds, or give the answer that it was given before.
+
+    `guard` is called with the request's id inside the flow's lock, and raises where the request may not be carried out.
 
     Raises:
         RequestRefusedError: it was refused, now or before.
@@ -134,6 +143,10 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> D
         from tasks.planning import refuse_request
 
         finish_interrupted(ws, but=request_id)
+        if guard is not None:
+            guard(request_id)
+        elif ws.settings().approvals.required > 0:
+            raise StateError(f"request {request_id}: waits for approvals; carry it out with: lethe submit FILE --plan PLAN")
         try:
             return dict(forget(str(ws.root), request_id))
         except RequestRefusedError as error:
@@ -199,17 +212,18 @@ def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -
         return dict(review(Case(ws, request_id), accept=accept, reason=reason))
 
 
-def run_status(directory: Path, request_id: str | None) -> Document:
-    """List requests."""
+def run_status(directory: Path, request_id: str | None, *, overdue: bool = False, due_in: str | None = None) -> Document:
+    """List requests, and when they are due."""
     from tasks.ledger import Ledger
 
-    ledger = Ledger(open_for_flow(directory))
+    ws = open_for_flow(directory)
+    ledger = Ledger(ws)
     stored = ledger.requests()
     if request_id is not None:
         stored = [request for request in stored if request.request_id == request_id]
         if not stored:
             raise InvalidInputError(f"{request_id}: no such request")
-    rows = [
+    rows: list[Document] = [
         {
             **(dict(request.answer) if request.answer else {}),
             "request_id": request.request_id,
@@ -219,7 +233,7 @@ def run_status(directory: Path, request_id: str | None) -> Document:
         }
         for request in stored
     ]
-    return {"requests": rows}
+    return {"requests": add_due(ws, rows, overdue=overdue, due_in=due_in)}
 
 
 def run_verify(path: Path, directory: Path | None) -> Document:

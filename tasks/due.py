@@ -22,17 +22,19 @@ class Due:
     due_at: datetime | None
     overdue: bool
     extended: bool
+    is_closed: bool
 
 
 def find_due(ws: Workspace, ledger: Ledger, stored: StoredRequest, now: datetime) -> Due:
     """When a request is or was due; one that was answered is never overdue."""
     regulation = _find_regulation(ledger, stored)
     if regulation is None:
-        return Due(due_at=None, overdue=False, extended=False)
+        return Due(due_at=None, overdue=False, extended=False, is_closed=True)
     terms, zone = load_terms(ws)
     extended = ledger.last("extended", stored.request_id) is not None
     due_at = compute_due(regulation, stored.received_at, terms=terms, zone=zone, extended=extended)
-    return Due(due_at=due_at, overdue=stored.status not in _CLOSED and now >= due_at, extended=extended)
+    is_closed = stored.status in _CLOSED
+    return Due(due_at=due_at, overdue=not is_closed and now >= due_at, extended=extended, is_closed=is_closed)
 
 
 def extend_request(ws: Workspace, request_id: str, reason: str, now: datetime) -> dict[str, Json]:

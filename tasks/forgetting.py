@@ -187,6 +187,7 @@ def decide_forgotten(
         "identity": "the request's bytes were signed with a registered issuer's key",
         "dvc_revision_before": planned["dvc_revision"],
         "dvc_revision_after": removed["dvc_revision"],
+        "approval": dict(case.find("plan_accepted") or {}) or None,
         "clean_checkpoints": {str(shard.shard): shard.clean_checkpoint for shard in plan.shards},
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},
         "steps": plan.steps,

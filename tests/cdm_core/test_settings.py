@@ -45,10 +45,26 @@ def test_the_shipped_parameters_parse() -> None:
     assert settings.model_dump() == document()
 
 
-@pytest.mark.parametrize("key", all_keys())
+def required_keys() -> list[str]:
+    """Workspaces made before there were clocks and approvals go on with their defaults."""
+    return [key for key in all_keys() if key.partition(".")[0] not in ("terms", "approvals")]
+
+
+@pytest.mark.parametrize("key", required_keys())
 def test_a_missing_key_is_named(key: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^params.yaml: {key}: Field required$"):
         parse_settings(without_value(key), "params.yaml")
+
+
+def test_clocks_and_approvals_have_the_shipped_values_as_defaults() -> None:
+    older = {name: value for name, value in document().items() if name not in ("terms", "approvals")}
+    assert parse_settings(yaml.safe_dump(older).encode(), "params.yaml").model_dump() == document()
+
+
+def test_more_approvals_than_roles_are_refused() -> None:
+    content = yaml.safe_dump(document() | {"approvals": {"required": 2, "roles": ["dpo"], "distinct": True}}).encode()
+    with pytest.raises(InvalidInputError, match="approvals.required: more than there are roles"):
+        parse_settings(content, "params.yaml")
 
 
 @pytest.mark.parametrize("key", all_keys())
