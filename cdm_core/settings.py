@@ -80,8 +80,8 @@ class Settings(_Section):
     sampling: SamplingSettings
     knn: KnnSettings
     evaluation: EvaluationSettings
-    terms: TermsSettings = TermsSettings()
-    approvals: ApprovalSettings = ApprovalSettings()
+    terms: TermsSettings = Field(default_factory=lambda: TermsSettings.model_validate({}))
+    approvals: ApprovalSettings = Field(default_factory=lambda: ApprovalSettings.model_validate({}))
 
     @property
     def partition(self) -> Partition:

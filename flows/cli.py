@@ -138,6 +138,44 @@ def plan(
     _answer(run_plan(workspace, file, out), as_json)
 
 
+hold_app = typer.Typer(help="Samples that may not be erased yet.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(hold_app, name="hold")
+
+
+@hold_app.command("add")
+def add_hold(
+    ground: Annotated[str, typer.Option(metavar="GROUND", help="legal_claim, legal_obligation, public_interest, research or other.")],
+    until: Annotated[str, typer.Option(metavar="DATE", help="When it ends.")],
+    sample: Annotated[list[str] | None, typer.Option("--sample", metavar="ID", help="A sample; repeatable.")] = None,
+    owner: Annotated[list[str] | None, typer.Option("--owner", metavar="ID", help="All samples of an owner; repeatable.")] = None,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="Kept while the hold counts, shown nowhere.")] = None,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Exempt samples from deletion requests until a day."""
+    from flows.hold import run_hold_add
+
+    _answer(run_hold_add(workspace, samples=sample or [], owners=owner or [], ground=ground, until=until, note=note), as_json)
+
+
+@hold_app.command("release")
+def release_hold(
+    hold_id: Annotated[str, typer.Argument(metavar="HOLD_ID")], workspace: WorkspaceOption = _HERE, as_json: JsonOption = False
+) -> None:
+    """End a hold; requests that waited for it are put back in the queue."""
+    from flows.hold import run_hold_release
+
+    _answer(run_hold_release(workspace, hold_id), as_json)
+
+
+@hold_app.command("list")
+def list_holds(workspace: WorkspaceOption = _HERE, as_json: JsonOption = False) -> None:
+    """List the holds that count."""
+    from flows.hold import run_hold_list
+
+    _answer(run_hold_list(workspace), as_json)
+
+
 @app.command()
 def approve(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan document.")],

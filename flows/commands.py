@@ -155,13 +155,15 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool, guar
 
 
 def _earlier_answer(ws: Workspace, request_id: str) -> Document | None:
-    from tasks.ledger import Ledger
+    from tasks.holds import sweep_holds
+    from tasks.ledger import OPEN, Ledger
 
+    sweep_holds(ws, utc_now())
     stored = Ledger(ws).request(request_id)
     assert stored is not None, "receiving stores a request"
     if stored.status == "refused" and stored.answer is not None:
         raise RequestRefusedError(str(stored.answer["message"]), reason=str(stored.answer["reason"]))
-    return None if stored.answer is None else dict(stored.answer)
+    return None if stored.answer is None or stored.status in OPEN else dict(stored.answer)
 
 
 def _forget_or_explain(ws: Workspace, request_id: str) -> Document:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cdm_core.clocks import Terms, check_extension, compute_due
@@ -78,4 +77,4 @@ def load_terms(ws: Workspace) -> tuple[Terms, ZoneInfo]:
 def _find_regulation(ledger: Ledger, stored: StoredRequest) -> Regulation | None:
     received = ledger.last("received", stored.request_id)
     regulation = received.body.get("regulation") if received else None
-    return cast(Regulation, regulation) if regulation in ("gdpr", "ccpa", "contract", "voluntary") else None
+    return regulation if regulation in ("gdpr", "ccpa", "contract", "voluntary") else None

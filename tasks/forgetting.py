@@ -48,11 +48,28 @@ def plan_request(case: Case) -> ForgetPlan:
     assert received is not None, "a stored request was received"
     request = find_request(stored.content, case.request_id)
     plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id))
+    if not plan.hits:
+        return plan
     save_plan(case.ws, plan)
     version, composition = serving
     body = summarise_plan(plan) | {"version": version, "composition": composition.digest, "dvc_revision": data_revision(case.ws)}
     case.finish("planned", body, status="planned")
     return plan
+
+
+def wait_for_holds(case: Case) -> dict[str, Json]:
+    """All that the request names is held: it waits, and nothing was done. Returns the answer of `lethe submit`."""
+    plan = plan_request(case)
+    assert not plan.hits, "only what is wholly held waits"
+    answer = {"request_id": case.request_id, "status": "held", "held_samples": plan.held_samples, "holds": list(plan.holds)}
+    case.finish("held", {"held_samples": plan.held_samples, "holds": list(plan.holds)})
+    Ledger(case.ws).set_status(case.request_id, "held", answer)
+    return answer
+
+
+def exemption_of(plan: ForgetPlan) -> Json:
+    """What a record says of samples that weren't erased; None if there are none."""
+    return {"held_samples": plan.held_samples, "holds": list(plan.holds)} if plan.held_samples else None
 
 
 def find_request(content: bytes, request_id: str) -> DeletionRequest:
@@ -187,6 +204,7 @@ def decide_forgotten(
         "identity": "the request's bytes were signed with a registered issuer's key",
         "dvc_revision_before": planned["dvc_revision"],
         "dvc_revision_after": removed["dvc_revision"],
+        "exemption": exemption_of(plan),
         "approval": dict(case.find("plan_accepted") or {}) or None,
         "clean_checkpoints": {str(shard.shard): shard.clean_checkpoint for shard in plan.shards},
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},

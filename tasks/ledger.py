@@ -23,7 +23,10 @@ from cdm_core.digests import Digest, Json, canonical_json, json_digest
 from cdm_core.errors import RequestRefusedError, StateError, VerificationError
 from tasks.workspace import Workspace
 
-Status = Literal["received", "planned", "stopped", "retraining", "needs_review", "completed", "refused", "failed", "rejected"]
+Status = Literal["received", "planned", "stopped", "retraining", "needs_review", "held", "completed", "refused", "failed", "rejected"]
+
+OPEN: tuple[Status, ...] = ("received", "planned", "stopped", "retraining")
+"""Requests that wait for nothing but a flow; an answer beside such a status is of an earlier round."""
 
 _BUSY_TIMEOUT_SECONDS = 30.0
 

@@ -19,7 +19,9 @@ from cdm_core.manifests import drop_samples, find_samples
 from cdm_core.partition import OwnerKey, compute_owner_key
 from cdm_core.requests import DeletionRequest
 from tasks.checkpoints import CheckpointStore
+from tasks.clock import utc_now
 from tasks.files import erase_folder, write_atomically
+from tasks.holds import active_holds, describe_hold, find_held
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifests
@@ -68,6 +70,8 @@ class ForgetPlan:
     steps: int
     steps_full_build: int
     duplicates_elsewhere: tuple[Hit, ...]
+    held_samples: int = 0
+    holds: tuple[Mapping[str, Json], ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -92,6 +96,8 @@ def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, 
     hits = find_samples(manifests, owner_keys=owner_keys, sample_ids=sample_ids)
     if hits.empty:
         raise RequestRefusedError(f"request {request.request_id}: no such owner or sample in this workspace", reason="no_match")
+    held, holds = find_held(hits, active_holds(ws, utc_now()))
+    hits = drop_samples(hits, held)
     twins = find_samples(manifests, sample_ids=set(hits["sample_id"]))
     elsewhere = drop_samples(twins, hits)
     shards = tuple(
@@ -109,6 +115,8 @@ def build_plan(ws: Workspace, request: DeletionRequest, request_digest: Digest, 
         steps=sum(shard.steps for shard in shards),
         steps_full_build=sum(sum(stage_steps(frame, settings)) for frame in remaining.values()),
         duplicates_elsewhere=_to_hits(elsewhere),
+        held_samples=len(held),
+        holds=tuple(describe_hold(hold) for hold in holds),
     )
 
 
@@ -129,7 +137,8 @@ def load_plan(ws: Workspace, request_id: str) -> ForgetPlan | None:
     shards = tuple(ShardPlan(**shard) for shard in document.pop("shards"))
     hits = tuple(Hit(**hit) for hit in document.pop("hits"))
     elsewhere = tuple(Hit(**hit) for hit in document.pop("duplicates_elsewhere"))
-    return ForgetPlan(**document | {"owners": tuple(document["owners"])}, shards=shards, hits=hits, duplicates_elsewhere=elsewhere)
+    named = {"owners": tuple(document["owners"]), "holds": tuple(document.get("holds", ()))}
+    return ForgetPlan(**document | named, shards=shards, hits=hits, duplicates_elsewhere=elsewhere)
 
 
 def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, now: datetime) -> None:
@@ -159,6 +168,8 @@ def summarise_plan(plan: ForgetPlan) -> dict[str, Json]:
         "steps": plan.steps,
         "steps_full_build": plan.steps_full_build,
         "duplicates_elsewhere": len(plan.duplicates_elsewhere),
+        "held_samples": plan.held_samples,
+        "holds": list(plan.holds),
     }
 
 

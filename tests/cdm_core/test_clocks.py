@@ -55,7 +55,7 @@ def test_an_extension_is_given_inside_the_first_period() -> None:
     assert check_extension("gdpr", at, before, terms=Terms(), zone=UTC_ZONE) == datetime(2026, 6, 6, tzinfo=UTC)
     with pytest.raises(InvalidInputError, match="the first period ended at 2026-04-06"):
         check_extension("gdpr", at, last, terms=Terms(), zone=UTC_ZONE)
-    with pytest.raises(InvalidInputError, match="contract: params.yaml gives this term no extension"):
+    with pytest.raises(InvalidInputError, match=r"contract: params\.yaml gives this term no extension"):
         check_extension("contract", at, at, terms=Terms(), zone=UTC_ZONE)
 
 

@@ -63,7 +63,7 @@ def test_clocks_and_approvals_have_the_shipped_values_as_defaults() -> None:
 
 def test_more_approvals_than_roles_are_refused() -> None:
     content = yaml.safe_dump(document() | {"approvals": {"required": 2, "roles": ["dpo"], "distinct": True}}).encode()
-    with pytest.raises(InvalidInputError, match="approvals.required: more than there are roles"):
+    with pytest.raises(InvalidInputError, match=r"approvals\.required: more than there are roles"):
         parse_settings(content, "params.yaml")
 
 

@@ -16,11 +16,11 @@ COMMANDS = {
     "build": set(),
     "keys add-issuer": {"name", "--public-key"},
     "sign": {"file", "--issuer"},
-    "plan": {"file"},
+    "plan": {"file", "--out"},
     "submit": {"file"},
     "learn": {"directory", "--owner", "--tier"},
     "review": {"request_id", "--accept", "--reject", "--reason"},
-    "status": {"request_id"},
+    "status": {"request_id", "--overdue", "--due-in"},
     "verify": {"path"},
     "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out"},
 }
