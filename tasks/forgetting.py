@@ -61,7 +61,12 @@ def wait_for_holds(case: Case) -> dict[str, Json]:
     """All that the request names is held: it waits, and nothing was done. Returns the answer of `lethe submit`."""
     plan = plan_request(case)
     assert not plan.hits, "only what is wholly held waits"
-    answer = {"request_id": case.request_id, "status": "held", "held_samples": plan.held_samples, "holds": list(plan.holds)}
+    answer: dict[str, Json] = {
+        "request_id": case.request_id,
+        "status": "held",
+        "held_samples": plan.held_samples,
+        "holds": list(plan.holds),
+    }
     case.finish("held", {"held_samples": plan.held_samples, "holds": list(plan.holds)})
     Ledger(case.ws).set_status(case.request_id, "held", answer)
     return answer
