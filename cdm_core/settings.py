@@ -136,6 +136,22 @@ class IntakeSettings(_Section):
     """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain."""
 
     business: str = Field(default="lethe.example", min_length=1, max_length=253)
+class TermsSettings(_Section):
+    """Days of the periods that no law sets, and the zone whose calendar days count; see `cdm_core.clocks`."""
+
+    contract_days: int = Field(30, ge=1, le=3650)
+    contract_extension_days: int = Field(0, ge=0, le=3650)
+    voluntary_days: int = Field(90, ge=1, le=3650)
+    voluntary_extension_days: int = Field(90, ge=0, le=3650)
+    time_zone: str = "UTC"
+
+
+class ApprovalSettings(_Section):
+    """How many people must have signed a plan before it is carried out, and in which roles; `distinct`: no two in one role."""
+
+    required: int = Field(0, ge=0, le=100)
+    roles: list[str] = ["data_protection_officer", "model_owner"]
+    distinct: bool = True
 
 
 class Settings(_Section):
@@ -151,6 +167,8 @@ class Settings(_Section):
     duplicates: DuplicateSettings
     timestamping: TimestampingSettings | None = None
     intake: IntakeSettings = IntakeSettings()
+    terms: TermsSettings = Field(default_factory=lambda: TermsSettings.model_validate({}))
+    approvals: ApprovalSettings = Field(default_factory=lambda: ApprovalSettings.model_validate({}))
 
     @property
     def partition(self) -> Partition:
@@ -190,4 +208,7 @@ def parse_settings(content: bytes, source: str) -> Settings:
         _ = settings.partition
     except InvalidInputError as error:
         raise InvalidInputError(f"{source}: {error}") from error
+    num_roles = len(set(settings.approvals.roles))
+    if settings.approvals.required > (num_roles if settings.approvals.distinct else 100 * num_roles):
+        raise InvalidInputError(f"{source}: approvals.required: more than there are roles to give them")
     return settings

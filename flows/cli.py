@@ -94,6 +94,7 @@ def add_issuer(
 
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 @keys_app.command("export")
 def export_keys(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The key list to write.")],
@@ -124,6 +125,44 @@ def add_identities(
     given = {"email": email, "phone": phone, "controller_customer_id": customer_id}
     _answer(run_add_identities(workspace, owner, [(kind, value) for kind, values in given.items() for value in values or []]), as_json)
 >>>>>>> wip/intake
+=======
+@keys_app.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    public_key: Annotated[Path, typer.Option("--public-key", metavar="FILE", help="Ed25519 public key in PEM.")],
+    role: Annotated[list[str], typer.Option("--role", metavar="ROLE", help="issuer, or a role of params.yaml's approvals; repeatable.")],
+    valid_from: Annotated[str | None, typer.Option(metavar="TIME", help="Default: now.")] = None,
+    valid_until: Annotated[str | None, typer.Option(metavar="TIME", help="Default: without end.")] = None,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a key with its roles and validity."""
+    from flows.policy import run_keys_add
+
+    _answer(run_keys_add(workspace, name, public_key, role, valid_from, valid_until), as_json)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    keyid: Annotated[str, typer.Argument(metavar="KEYID", help="The key, or its first 8 digits or more.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands in the registry.")],
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Since when it doesn't count; default: now.")] = None,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a key count no longer; what the ledger recorded before stays good."""
+    from flows.policy import run_keys_revoke
+
+    _answer(run_keys_revoke(workspace, keyid, reason, since), as_json)
+
+
+@keys_app.command("list")
+def list_keys(workspace: WorkspaceOption = _HERE, as_json: JsonOption = False) -> None:
+    """List the key registry."""
+    from flows.policy import run_keys_list
+
+    _answer(run_keys_list(workspace), as_json)
+>>>>>>> wip/policy
 
 
 @app.command()
@@ -142,13 +181,18 @@ def sign(
 @app.command()
 def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A request file.")],
+<<<<<<< HEAD
     include_duplicates: IncludeDuplicatesOption = "none",
+=======
+    out: Annotated[Path | None, typer.Option(metavar="PLAN", help="Write the plan document, which people approve.")] = None,
+>>>>>>> wip/policy
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a request would retrain, reuse and erase; changes nothing."""
     from flows.commands import run_plan
 
+<<<<<<< HEAD
     _answer(run_plan(workspace, file, include_duplicates), as_json)
 
 
@@ -164,16 +208,74 @@ def plan_shards(
     document = run_plan_shards(workspace, batch, show_table=not as_json)
     if as_json:
         _answer(document, as_json)
+=======
+    _answer(run_plan(workspace, file, out), as_json)
+
+
+hold_app = typer.Typer(help="Samples that may not be erased yet.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(hold_app, name="hold")
+
+
+@hold_app.command("add")
+def add_hold(
+    ground: Annotated[str, typer.Option(metavar="GROUND", help="legal_claim, legal_obligation, public_interest, research or other.")],
+    until: Annotated[str, typer.Option(metavar="DATE", help="When it ends.")],
+    sample: Annotated[list[str] | None, typer.Option("--sample", metavar="ID", help="A sample; repeatable.")] = None,
+    owner: Annotated[list[str] | None, typer.Option("--owner", metavar="ID", help="All samples of an owner; repeatable.")] = None,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="Kept while the hold counts, shown nowhere.")] = None,
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Exempt samples from deletion requests until a day."""
+    from flows.hold import run_hold_add
+
+    _answer(run_hold_add(workspace, samples=sample or [], owners=owner or [], ground=ground, until=until, note=note), as_json)
+
+
+@hold_app.command("release")
+def release_hold(
+    hold_id: Annotated[str, typer.Argument(metavar="HOLD_ID")], workspace: WorkspaceOption = _HERE, as_json: JsonOption = False
+) -> None:
+    """End a hold; requests that waited for it are put back in the queue."""
+    from flows.hold import run_hold_release
+
+    _answer(run_hold_release(workspace, hold_id), as_json)
+
+
+@hold_app.command("list")
+def list_holds(workspace: WorkspaceOption = _HERE, as_json: JsonOption = False) -> None:
+    """List the holds that count."""
+    from flows.hold import run_hold_list
+
+    _answer(run_hold_list(workspace), as_json)
+
+
+@app.command()
+def approve(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan document.")],
+    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="A private Ed25519 key in PEM, registered in a role that approves.")],
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a plan; the approval lies in PLAN.approvals/."""
+    from flows.policy import run_approve
+
+    _answer(run_approve(workspace, plan_file, key), as_json)
+>>>>>>> wip/policy
 
 
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed request file; its signature lies in FILE.sig.")],
 <<<<<<< HEAD
+<<<<<<< HEAD
     include_duplicates: IncludeDuplicatesOption = "none",
 =======
     form: Annotated[IntakeForm, typer.Option("--format", help="The request's form; auto tells it by content.")] = IntakeForm.AUTO,
 >>>>>>> wip/intake
+=======
+    plan_file: Annotated[Path | None, typer.Option("--plan", metavar="PLAN", help="Carry it out as planned and approved.")] = None,
+>>>>>>> wip/policy
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -182,10 +284,14 @@ def submit(
     from flows.commands import run_submit
 
 <<<<<<< HEAD
+<<<<<<< HEAD
     _answer(run_submit(workspace, file, include_duplicates), as_json)
 =======
     _answer(run_submit(workspace, file, find_form(form.value)), as_json)
 >>>>>>> wip/intake
+=======
+    _answer(run_submit(workspace, file, plan_file), as_json)
+>>>>>>> wip/policy
 
 
 @app.command()
@@ -225,7 +331,12 @@ def review(
 @app.command()
 def status(
     request_id: Annotated[str | None, typer.Argument(metavar="ID", help="One request; else all.")] = None,
+<<<<<<< HEAD
     answer_as: Annotated[AnswerForm | None, typer.Option("--as", help="The document that the request's sender expects.")] = None,
+=======
+    overdue: Annotated[bool, typer.Option("--overdue", help="Only those that are late.")] = False,
+    due_in: Annotated[str | None, typer.Option("--due-in", metavar="SPAN", help="Only those due within 7d, 36h or so.")] = None,
+>>>>>>> wip/policy
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -240,7 +351,20 @@ def status(
         return
     from flows.commands import run_status
 
-    _answer(run_status(workspace, request_id), as_json)
+    _answer(run_status(workspace, request_id, overdue=overdue, due_in=due_in), as_json)
+
+
+@app.command()
+def extend(
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="An open request.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands in the ledger. Name no person.")],
+    workspace: WorkspaceOption = _HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Extend a request's period, once and inside the first."""
+    from flows.policy import run_extend
+
+    _answer(run_extend(workspace, request_id, reason), as_json)
 
 
 @app.command()

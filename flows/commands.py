@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from flows.console import progress_bars, say
+from flows.policy import add_due, plan_guard, record_key_change, write_plan
 from flows.session import flow_session, open_for_flow
 from tasks.clock import utc_now
 from tasks.workers import Progress
@@ -76,7 +77,9 @@ def run_add_issuer(directory: Path, name: str, public_key: Path | None) -> Docum
     """Register an issuer."""
     from tasks.keys import add_issuer
 
-    issuer = add_issuer(open_workspace(directory), name, public_key)
+    ws = open_for_flow(directory)
+    issuer = add_issuer(ws, name, public_key)
+    record_key_change(ws)
     return {"issuer": issuer.issuer, "keyid": issuer.keyid, "public_key": str(issuer.path)}
 
 
@@ -87,8 +90,13 @@ def run_sign(directory: Path, file: Path, issuer: str) -> Document:
     return {"keyid": sign_file(open_workspace(directory), file, issuer), "signature": f"{file}.sig"}
 
 
+<<<<<<< HEAD
 def run_plan(directory: Path, file: Path, include_duplicates: str = "none") -> Document:
     """Plan a request file without asking for its signature, since nothing is done."""
+=======
+def run_plan(directory: Path, file: Path, out: Path | None = None) -> Document:
+    """Plan a request file without asking for its signature, since nothing is done; `out` gets the document that is approved."""
+>>>>>>> wip/policy
     from cdm_core.digests import sha256_digest
 <<<<<<< HEAD
     from cdm_core.requests import check_size, parse_request
@@ -122,11 +130,16 @@ def run_submit(directory: Path, file: Path, include_duplicates: str = "none") ->
     plans: list[Document] = []
     for request in parse_any(content, file.name, None, business=ws.settings().intake.business)[0]:
         plans.append(dict(summarise_plan(build_plan(ws, request, sha256_digest(content), "", file.parent))))
-    return plans[0] if len(plans) == 1 else {"requests": plans}
+    written = {} if out is None else write_plan(ws, content, file, out)
+    return {**(plans[0] if len(plans) == 1 else {"requests": plans}), **written}
 
 
+<<<<<<< HEAD
 def run_submit(directory: Path, file: Path, form: "Format | None" = None) -> Document:
 >>>>>>> wip/intake
+=======
+def run_submit(directory: Path, file: Path, plan: Path | None = None) -> Document:
+>>>>>>> wip/policy
     """Receive a request file and forget what it names.
 
     A refused request of a bulk file doesn't keep the others from being carried out; its answer says so.
@@ -139,19 +152,27 @@ def run_submit(directory: Path, file: Path, form: "Format | None" = None) -> Doc
 <<<<<<< HEAD
     choice = parse_choice(include_duplicates)
     received = receive_file(ws, Ledger(ws), file, utc_now())
+<<<<<<< HEAD
     if choice != "none":
         for request in received.requests:
             save_choice(ws, request.request_id, choice)
 =======
     received = receive_file(ws, Ledger(ws), file, utc_now(), form)
 >>>>>>> wip/intake
+=======
+    guard = plan_guard(ws, file, received.content, plan, received.issuer.keyid)
+>>>>>>> wip/policy
     if len(received.requests) == 1:
-        return forget_received(ws, received.requests[0].request_id, show_progress=True)
+        return forget_received(ws, received.requests[0].request_id, show_progress=True, guard=guard)
+    if plan is not None:
+        raise InvalidInputError(f"{file}: a plan is carried out for one request; this file holds {len(received.requests)}")
     return {"requests": [_forget_or_explain(ws, request.request_id) for request in received.requests]}
 
 
-def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> Document:
+def forget_received(ws: Workspace, request_id: str, *, show_progress: bool, guard: Callable[[str], None] | None = None) -> Document:
     """Run the forget flow for a request that the ledger holds, or give the answer that it was given before.
+
+    `guard` is called with the request's id inside the flow's lock, and raises where the request may not be carried out.
 
     Raises:
         RequestRefusedError: it was refused, now or before.
@@ -167,6 +188,10 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> D
         from tasks.planning import refuse_request
 
         finish_interrupted(ws, but=request_id)
+        if guard is not None:
+            guard(request_id)
+        elif ws.settings().approvals.required > 0:
+            raise StateError(f"request {request_id}: waits for approvals; carry it out with: lethe submit FILE --plan PLAN")
         try:
             return dict(forget(str(ws.root), request_id))
         except RequestRefusedError as error:
@@ -175,13 +200,15 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool) -> D
 
 
 def _earlier_answer(ws: Workspace, request_id: str) -> Document | None:
-    from tasks.ledger import Ledger
+    from tasks.holds import sweep_holds
+    from tasks.ledger import OPEN, Ledger
 
+    sweep_holds(ws, utc_now())
     stored = Ledger(ws).request(request_id)
     assert stored is not None, "receiving stores a request"
     if stored.status == "refused" and stored.answer is not None:
         raise RequestRefusedError(str(stored.answer["message"]), reason=str(stored.answer["reason"]))
-    return None if stored.answer is None else dict(stored.answer)
+    return None if stored.answer is None or stored.status in OPEN else dict(stored.answer)
 
 
 def _forget_or_explain(ws: Workspace, request_id: str) -> Document:
@@ -234,6 +261,7 @@ def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -
         return dict(review(Case(ws, request_id), accept=accept, reason=reason))
 
 
+<<<<<<< HEAD
 def run_status(directory: Path, request_id: str | None) -> Document:
     """List requests."""
     from tasks.answers import find_requests
@@ -244,6 +272,20 @@ def run_status(directory: Path, request_id: str | None) -> Document:
     if request_id is not None and not stored:
         raise InvalidInputError(f"{request_id}: no such request")
     rows = [
+=======
+def run_status(directory: Path, request_id: str | None, *, overdue: bool = False, due_in: str | None = None) -> Document:
+    """List requests, and when they are due."""
+    from tasks.ledger import Ledger
+
+    ws = open_for_flow(directory)
+    ledger = Ledger(ws)
+    stored = ledger.requests()
+    if request_id is not None:
+        stored = [request for request in stored if request.request_id == request_id]
+        if not stored:
+            raise InvalidInputError(f"{request_id}: no such request")
+    rows: list[Document] = [
+>>>>>>> wip/policy
         {
             **(dict(request.answer) if request.answer else {}),
             "request_id": request.request_id,
@@ -253,7 +295,7 @@ def run_status(directory: Path, request_id: str | None) -> Document:
         }
         for request in stored
     ]
-    return {"requests": rows}
+    return {"requests": add_due(ws, rows, overdue=overdue, due_in=due_in)}
 
 
 def run_ui(directory: Path, port: int, on_ready: Callable[[str], None]) -> None:

@@ -41,7 +41,9 @@ from cdm_core.errors import StateError
 from flows.console import say
 from flows.receive import receive_arrival, receive_request
 from tasks.clock import utc_now
-from tasks.inbox import InboxItem, Kind, scan_inbox
+from tasks.holds import sweep_holds
+from tasks.inbox import REQUEUED, InboxItem, Kind, scan_inbox
+from tasks.ledger import Ledger
 from tasks.workspace import Workspace
 
 _FLOWS: Mapping[Kind, Flow[Any, Any]] = {"request": receive_request, "arrival": receive_arrival}
@@ -119,6 +121,7 @@ async def _watch(
         if server.poll() is not None:
             raise StateError(f"the Prefect server ended; its log lies in {ws.prefect}")
         found = await asyncio.to_thread(scan_inbox, ws, utc_now())
+        found += await asyncio.to_thread(_find_requeued, ws)
         for item in found:
             if item.name not in waiting:
                 say(f"{item.name} received")
@@ -129,6 +132,17 @@ async def _watch(
             with suppress(HTTPError):  # the server is too busy: they are overdue the next second too
                 await _reconcile(client, deployments, {item: waiting[item.name] for item in overdue})
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _find_requeued(ws: Workspace) -> list[InboxItem]:
+    """Requests whose hold has ended, as items, unless their new plan has to be approved first."""
+    if not (ws.ledger / "holds.json").is_file() or ws.settings().approvals.required > 0:
+        return []
+    sweep_holds(ws, utc_now())
+    ledger = Ledger(ws)
+    waiting = [stored.request_id for stored in ledger.requests() if stored.status == "received"]
+    requeued = [request_id for request_id in waiting if ledger.last("requeued", request_id) is not None]
+    return [InboxItem(name=f"{REQUEUED}{request_id}", kind="request", path=ws.inbox / request_id) for request_id in requeued]
 
 
 def _emit(item: InboxItem) -> None:

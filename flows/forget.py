@@ -37,6 +37,8 @@ from tasks.workspace import Workspace
 def forget(root: str, request_id: str) -> dict[str, Json]:
     """Forget what the request names, in the workspace at `root`; run it inside a worker pool. Returns the answer of `lethe submit`."""
     plan = make_plan(root, request_id)  # 2, 3, 4
+    if not plan.hits:
+        return wait(root, request_id)
     stop(root, request_id)  # 5
     remove(root, request_id)  # 6
     training = [train.submit(root, shard.shard) for shard in plan.shards]  # 7
@@ -54,6 +56,12 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
 def make_plan(root: str, request_id: str) -> ForgetPlan:
     """Resolve and plan, or read the plan of a flow that was cut short."""
     return forgetting.plan_request(_case(root, request_id))
+
+
+@task(cache_policy=NO_CACHE)
+def wait(root: str, request_id: str) -> dict[str, Json]:
+    """All that the request names is held; it's taken up again when a hold ends."""
+    return forgetting.wait_for_holds(_case(root, request_id))
 
 
 @task(cache_policy=NO_CACHE)

@@ -17,7 +17,7 @@ from flows.commands import Document, forget_received, learn_arrival
 from flows.console import say
 from tasks.arrivals import read_arrival
 from tasks.clock import utc_now
-from tasks.inbox import InboxItem, find_item, read_owner, record_outcome, remove_arrival, remove_request, reopen_arrival
+from tasks.inbox import REQUEUED, InboxItem, find_item, read_owner, record_outcome, remove_arrival, remove_request, reopen_arrival
 from tasks.intake import receive_file
 from tasks.ledger import Ledger
 from tasks.locks import exclusive_lock
@@ -31,6 +31,10 @@ _Refusal = RequestRefusedError | InvalidInputError | SuppressedError
 def receive_request(root: str, item: str) -> None:
     """Take in the request file of that name, forget what it names, leave the answers in the inbox."""
     ws = Workspace(Path(root))
+    if item.startswith(REQUEUED):
+        answer = forget_received(ws, item.removeprefix(REQUEUED), show_progress=False)
+        say(f"{item} {answer['status']}")
+        return
     with _claimed(ws, item) as found:
         if found is None:
             return

@@ -7,6 +7,8 @@ finished first: a new flow must not build on a model whose deletion is half done
 from cdm_core.digests import Json
 from flows.console import say
 from tasks.case import Case
+from tasks.clock import utc_now
+from tasks.holds import sweep_holds
 from tasks.ledger import Ledger, StoredRequest
 from tasks.workspace import Workspace
 
@@ -15,15 +17,19 @@ _UNDER_WAY = ("planned", "stopped", "retraining")
 
 def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
     """Run every interrupted case to its end, oldest first, but the one that the caller is about to run; call it inside a flow session."""
+    sweep_holds(ws, utc_now())
     for stored in Ledger(ws).requests():
-        if stored.status in _UNDER_WAY and stored.request_id != but:
+        is_requeued = stored.status == "received" and Ledger(ws).last("requeued", stored.request_id) is not None
+        if is_requeued and ws.settings().approvals.required > 0:
+            continue  # its plan is a new one, and waits for approvals
+        if (stored.status in _UNDER_WAY or is_requeued) and stored.request_id != but:
             say(f"finishing {stored.request_id}, which was cut short")
             _finish(ws, stored)
 
 
 def _finish(ws: Workspace, stored: StoredRequest) -> dict[str, Json] | None:
     planned = Case(ws, stored.request_id).find("planned") or {}
-    if "plan_digest" in planned:
+    if "plan_digest" in planned or stored.status == "received":
         from flows.forget import forget
 
         return forget(str(ws.root), stored.request_id)

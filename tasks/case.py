@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cdm_core.digests import Digest, Json
 from tasks.clock import utc_now
-from tasks.ledger import Ledger, Status
+from tasks.ledger import Event, Ledger, Status
 from tasks.workspace import Workspace
 
 
@@ -23,7 +23,9 @@ class Case:
     def find(self, step: str) -> Mapping[str, Json] | None:
         """What the ledger holds of a finished step."""
         event = Ledger(self.ws).last(step, self.request_id)
-        return event.body if event else None
+        if event is None or (step != "received" and any(event.seq < again.seq for again in self._rounds())):
+            return None
+        return event.body
 
     def finish(self, step: str, body: Mapping[str, Json], *, status: Status | None = None) -> Mapping[str, Json]:
         """Record a step's effect, after it has happened, and where the request stands."""
@@ -34,8 +36,13 @@ class Case:
         return event.body
 
     def step_key(self, step: str) -> str:
-        """Names a step's record, run and version, so that repeating it finds them."""
-        return f"{self.request_id}:{step}"
+        """Names a step's record, run and version, so that repeating it finds them; in a later round they are others."""
+        rounds = len(self._rounds())
+        return f"{self.request_id}:{step}" if rounds == 0 else f"{self.request_id}:{rounds}:{step}"
+
+    def _rounds(self) -> list[Event]:
+        """Each time the request was put back in the queue since a hold had ended; its steps begin anew then."""
+        return Ledger(self.ws).events(request_id=self.request_id, kind="requeued")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,7 +144,12 @@ def review(case: Case, *, accept: bool, reason: str) -> Mapping[str, Json]:
         "model_version": version,
         "audit_records": records,
     }
-    ledger.set_status(case.request_id, "completed" if accept else "rejected", answer)
+    closed = case.find("closed")
+    if closed is not None and closed.get("held_samples"):
+        answer["status"] = "held"  # the rest of the request is carried out when the hold ends
+        ledger.set_status(case.request_id, "held", answer)
+    else:
+        ledger.set_status(case.request_id, "completed" if accept else "rejected", answer)
     return answer
 
 

@@ -67,7 +67,12 @@ def plan_request(case: Case) -> ForgetPlan:
     request = find_request(case.ws, stored.content, case.request_id, read_format(received))
     keep_outcomes(case.ws, request)
     plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id))
+<<<<<<< HEAD
 >>>>>>> wip/intake
+=======
+    if not plan.hits:
+        return plan
+>>>>>>> wip/policy
     save_plan(case.ws, plan)
     version, composition = serving
     body = summarise_plan(plan) | {"version": version, "composition": composition.digest, "dvc_revision": data_revision(case.ws)}
@@ -76,8 +81,33 @@ def plan_request(case: Case) -> ForgetPlan:
     return plan
 
 
+<<<<<<< HEAD
 def find_request(ws: Workspace, content: bytes, request_id: str, form: Format | None) -> DeletionRequest:
     """The request of that id in the ledger among those of a file's bytes, whose signature was verified when it was received.
+=======
+def wait_for_holds(case: Case) -> dict[str, Json]:
+    """All that the request names is held: it waits, and nothing was done. Returns the answer of `lethe submit`."""
+    plan = plan_request(case)
+    assert not plan.hits, "only what is wholly held waits"
+    answer: dict[str, Json] = {
+        "request_id": case.request_id,
+        "status": "held",
+        "held_samples": plan.held_samples,
+        "holds": list(plan.holds),
+    }
+    case.finish("held", {"held_samples": plan.held_samples, "holds": list(plan.holds)})
+    Ledger(case.ws).set_status(case.request_id, "held", answer)
+    return answer
+
+
+def exemption_of(plan: ForgetPlan) -> Json:
+    """What a record says of samples that weren't erased; None if there are none."""
+    return {"held_samples": plan.held_samples, "holds": list(plan.holds)} if plan.held_samples else None
+
+
+def find_request(content: bytes, request_id: str) -> DeletionRequest:
+    """The request of that id among those of a file's bytes.
+>>>>>>> wip/policy
 
     Raises:
         RequestRefusedError: it isn't there.
@@ -223,8 +253,13 @@ def decide_forgotten(
         "request_format": _request_format(case),
         "dvc_revision_before": planned["dvc_revision"],
         "dvc_revision_after": removed["dvc_revision"],
+<<<<<<< HEAD
         "manifests_before": planned.get("manifests"),
         "manifests_after": removed.get("manifests"),
+=======
+        "exemption": exemption_of(plan),
+        "approval": dict(case.find("plan_accepted") or {}) or None,
+>>>>>>> wip/policy
         "clean_checkpoints": {str(shard.shard): shard.clean_checkpoint for shard in plan.shards},
         "why_clean": WHY_CLEAN,
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},

@@ -49,6 +49,9 @@ SETTLED_SECONDS = 1.0
 UNSIGNED_SECONDS = 10.0
 """How long a request waits for its signature."""
 
+REQUEUED = "requeued-"
+"""Begins the name of an item that lies in no folder: a request that waited for a hold, by its id."""
+
 Kind = Literal["request", "arrival"]
 Outcome = Literal["done", "refused"]
 

@@ -1,8 +1,9 @@
 """The keys of a workspace: its own signing key, the owner-key secret, and the registry of who may sign requests.
 
 Under `.lethe/keys/`: `workspace.private.pem` signs audit records and `workspace.pem` checks them; `owner-secret` keys the hash of owner
-ids; `issuers.json` maps issuer names to keyids, and `issuers/<keyid>.pem` holds their public keys. Names may be persons' names, so they
-stand in the index alone and no file is called after one. Issuers' keys lie one folder down since they sign requests, never records.
+ids; `registry.json` is the signed registry of keys, names, roles and validity (`cdm_core.key_registry`), and `issuers/<keyid>.pem` holds
+the same public keys as files. Names may be persons' names, so they stand in the registry alone and no file is called after one. Issuers'
+keys lie one folder down since they sign requests, never records. An older workspace's `issuers.json` is taken over into the registry.
 
 A keyid is the SHA-256 of the key's DER SubjectPublicKeyInfo. A signature file holds one line: the base64 of the raw Ed25519 signature
 over the request file's bytes. It states no key; whose it is, is found by trying every registered key.
@@ -12,7 +13,8 @@ import base64
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -26,13 +28,17 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]  # re-exported without __all__
 
-from cdm_core.digests import canonical_json
-from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, VerificationError
 from cdm_core.evidence import build_public_key, parse_public_key
+<<<<<<< HEAD
 from cdm_core.intake.detection import size_limit
 from cdm_core.intake.reception import Parcel, verify_detached
 from cdm_core.intake.senders import SenderKey
+=======
+from cdm_core.key_registry import ISSUER_ROLE, RECORDER_ROLE, KeyEntry, KeyRegistry, sign_registry, verify_registry
+>>>>>>> wip/policy
 from cdm_core.requests import DeletionRequest, check_size
+from tasks.clock import utc_now
 from tasks.files import write_atomically
 from tasks.locks import exclusive_lock
 from tasks.workspace import Workspace
@@ -115,12 +121,12 @@ def add_issuer(ws: Workspace, name: str, public_key_file: Path | None) -> Issuer
         InvalidInputError: the name or the key file is not usable.
         StateError: the name has another key, or the key another name: a signature must tell exactly one issuer.
     """
-    if not (name and name.isprintable() and name == name.strip() and len(name) <= 256):
-        raise InvalidInputError("issuer name: must be 1 to 256 printable characters without spaces around them")
+    _check_name(name)
     given_pem = None if public_key_file is None else _read_key_file(public_key_file)
     (ws.keys / "issuers").mkdir(parents=True, exist_ok=True)
     with exclusive_lock(ws.keys / ".lock"):
-        keyid_by_name = _load_index(ws)
+        registry = load_registry(ws)
+        keyid_by_name = _issuer_index(registry, utc_now())
         known = keyid_by_name.get(name)
         if given_pem is None:
             keyid = known or _generate_issuer_key(ws)
@@ -128,11 +134,92 @@ def add_issuer(ws: Workspace, name: str, public_key_file: Path | None) -> Issuer
             keyid = parse_public_key(given_pem, str(public_key_file)).keyid
             if known not in (None, keyid):
                 raise StateError(f"issuer {name}: already registered with another key, {known}")
-            if any(other == keyid for other_name, other in keyid_by_name.items() if other_name != name):
+            if (other := registry.find(keyid)) is not None and other.name != name:
                 raise StateError(f"{public_key_file}: this key already belongs to another issuer")
             write_atomically(_issuer_path(ws, keyid), given_pem)
-        write_atomically(ws.keys / "issuers.json", canonical_json({**keyid_by_name, name: keyid}), mode=0o600)
+        entry = registry.find(keyid) or KeyEntry(keyid=keyid, name=name, roles=(), public_key=_issuer_path(ws, keyid).read_text("ascii"))
+        if entry.revoked_at is not None:
+            raise StateError(f"issuer {name}: this key was revoked; register another")
+        if ISSUER_ROLE not in entry.roles:
+            _save_registry(ws, registry.replace(replace(entry, roles=(*entry.roles, ISSUER_ROLE))))
     return IssuerKey(issuer=name, keyid=keyid, path=_issuer_path(ws, keyid))
+
+
+def add_key(
+    ws: Workspace, name: str, public_key_file: Path, roles: Sequence[str], *, valid_from: datetime, valid_until: datetime | None
+) -> KeyEntry:
+    """Register a key with its roles; the same key again replaces roles and interval.
+
+    Raises:
+        InvalidInputError: the name, a role, the interval or the key file is not usable.
+        StateError: the key is another's, or was revoked.
+    """
+    _check_name(name)
+    if not roles or RECORDER_ROLE in roles or not all(role.isidentifier() and role.isascii() and len(role) <= 64 for role in roles):
+        raise InvalidInputError("role: must be a word of letters, digits and underscores, and not recorder, the workspace's own")
+    if valid_until is not None and valid_until <= valid_from:
+        raise InvalidInputError("valid until: must be later than valid from")
+    pem = _read_key_file(public_key_file)
+    key = parse_public_key(pem, str(public_key_file))
+    (ws.keys / "issuers").mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(ws.keys / ".lock"):
+        registry = load_registry(ws)
+        known = registry.find(key.keyid)
+        if known is not None and known.name != name:
+            raise StateError(f"{public_key_file}: this key already belongs to another name")
+        if known is not None and known.revoked_at is not None:
+            raise StateError(f"{public_key_file}: this key was revoked; register another")
+        if ISSUER_ROLE in roles and _issuer_index(registry, utc_now()).get(name) not in (None, key.keyid):
+            raise StateError(f"issuer {name}: already registered with another key; revoke that first")
+        entry = KeyEntry(
+            keyid=key.keyid,
+            name=name,
+            roles=tuple(sorted(set(roles))),
+            public_key=pem.decode("ascii", "replace"),
+            valid_from=valid_from,
+            valid_until=valid_until,
+        )
+        write_atomically(_issuer_path(ws, key.keyid), pem)
+        _save_registry(ws, registry.replace(entry))
+    return entry
+
+
+def revoke_key(ws: Workspace, keyid: str, *, since: datetime, reason: str) -> KeyEntry:
+    """Let a key count no longer from `since` on; a revocation can be moved back in time, never forward.
+
+    Raises:
+        InvalidInputError: no such key, or the reason is empty.
+        StateError: it's the workspace's own key, or was revoked since an earlier time.
+    """
+    if not reason.strip():
+        raise InvalidInputError("reason: must not be empty")
+    with exclusive_lock(ws.keys / ".lock"):
+        registry = load_registry(ws)
+        found = [entry for entry in registry.entries if len(keyid) >= 8 and entry.keyid.startswith(keyid)]
+        if len(found) != 1:
+            raise InvalidInputError(f"{keyid:.80}: names {'no key' if not found else 'several keys'}; see: lethe keys list")
+        if RECORDER_ROLE in found[0].roles:
+            raise StateError("the workspace's own key signs the registry and can't be revoked in it")
+        if found[0].revoked_at is not None and found[0].revoked_at <= since:
+            raise StateError(f"{keyid}: was revoked since {found[0].revoked_at.isoformat()} already")
+        entry = replace(found[0], revoked_at=since, revocation_reason=reason)
+        _save_registry(ws, registry.replace(entry))
+    return entry
+
+
+def load_registry(ws: Workspace) -> KeyRegistry:
+    """The key registry; an older workspace's index of issuers is read as one, and one without both has the workspace's key alone.
+
+    Raises:
+        StateError: it's damaged, or holds another key than its file says.
+    """
+    path = ws.keys / "registry.json"
+    if not path.is_file():
+        return _take_over_index(ws)
+    try:
+        return verify_registry(path.read_bytes(), [workspace_key(ws)])
+    except (VerificationError, OSError) as error:
+        raise StateError(f"{path}: the registry of keys is damaged: {error}; restore it from a backup") from error
 
 
 def sign_file(ws: Workspace, path: Path, issuer: str) -> str:
@@ -145,9 +232,14 @@ def sign_file(ws: Workspace, path: Path, issuer: str) -> str:
     """
     if not path.is_file():
         raise InvalidInputError(f"{path}: no such file")
+<<<<<<< HEAD
     with path.open("rb") as file:
         check_size(path.stat().st_size, str(path), size_limit(file.read(4)))
     keyid = _load_index(ws).get(issuer)
+=======
+    check_size(path.stat().st_size, str(path))
+    keyid = _issuer_index(load_registry(ws), utc_now()).get(issuer)
+>>>>>>> wip/policy
     if keyid is None:
         raise StateError(f"issuer {issuer}: not registered; do so with: lethe keys add-issuer {issuer}")
     private_path = ws.keys / "issuers" / f"{keyid}.private.pem"
@@ -158,12 +250,19 @@ def sign_file(ws: Workspace, path: Path, issuer: str) -> str:
     return keyid
 
 
-def verify_file(ws: Workspace, content: bytes, signature_text: bytes | None) -> VerifiedIssuer:
-    """Who signed `content`; `signature_text` is what its `.sig` file holds, None if there is none.
+def verify_file(ws: Workspace, content: bytes, signature_text: bytes | None, at: datetime | None = None) -> VerifiedIssuer:
+    """Who signed `content`.
+
+    Args:
+        ws: whose registry tells the issuers.
+        content: the file's bytes.
+        signature_text: what its `.sig` file holds, None if there is none.
+        at: the trusted time of the signature: when the file was received; None means now.
 
     Raises:
-        RequestRefusedError: `unsigned`, `bad_signature_encoding` or `unknown_issuer`.
+        RequestRefusedError: `unsigned`, `bad_signature_encoding`, `unknown_issuer` or `key_not_valid`.
     """
+<<<<<<< HEAD
     signer = verify_detached(Parcel(content=content, file_name="request", signature=signature_text), sender_keys(ws))
     return VerifiedIssuer(issuer=signer.issuer, keyid=signer.keyid)
 
@@ -180,6 +279,27 @@ def sender_keys(ws: Workspace) -> list[SenderKey]:
         assert isinstance(public_key, Ed25519PublicKey), "read as such a moment ago"
         keys.append(SenderKey(issuer=issuer, keyid=key.keyid, public_key=public_key))
     return keys
+=======
+    if signature_text is None:
+        raise RequestRefusedError("the request is not signed; a signature stands beside it in a .sig file", reason="unsigned")
+    try:
+        signature = base64.b64decode(signature_text.strip(), validate=True)
+    except binascii.Error as error:
+        raise RequestRefusedError("the signature is not base64", reason="bad_signature_encoding") from error
+    if len(signature) != _SIGNATURE_BYTES:
+        raise RequestRefusedError(
+            f"the signature has {len(signature)} bytes, an Ed25519 signature has {_SIGNATURE_BYTES}", reason="bad_signature_encoding"
+        )
+    for entry, key in _load_issuers(ws):
+        try:
+            key.verify_signature(Signature(key.keyid, signature.hex()), content)
+        except UnverifiedSignatureError:
+            continue
+        if (problem := entry.why_invalid(at or utc_now())) is not None:
+            raise RequestRefusedError(f"the key that signed, {key.keyid[:12]}, {problem}", reason="key_not_valid")
+        return VerifiedIssuer(issuer=entry.name, keyid=key.keyid)
+    raise RequestRefusedError("the signature fits no registered issuer, or the file was changed after signing", reason="unknown_issuer")
+>>>>>>> wip/policy
 
 
 def check_issuer(requests: Sequence[DeletionRequest], verified: VerifiedIssuer) -> None:
@@ -204,6 +324,7 @@ def load_record_keys(keys_folder: Path) -> list[Key]:
     return [_load_public_key(path) for path in sorted(keys_folder.glob("*.pem")) if not path.name.endswith(".private.pem")]
 
 
+<<<<<<< HEAD
 def load_trusted_keys(place: Path) -> list[Key]:
     """The public key in a PEM file, or those of a folder, that somebody chose to trust.
 
@@ -222,19 +343,45 @@ def _load_issuers(ws: Workspace) -> Iterator[tuple[str, Key]]:
         path = _issuer_path(ws, keyid)
         key = _load_public_key(path)
         if key.keyid != keyid:
+=======
+def _load_issuers(ws: Workspace) -> Iterator[tuple[KeyEntry, Key]]:
+    for entry in load_registry(ws).with_role(ISSUER_ROLE):
+        path = _issuer_path(ws, entry.keyid)
+        if _load_public_key(path).keyid != entry.keyid:
+>>>>>>> wip/policy
             raise StateError(f"{path}: holds another key than the one that was registered")
-        yield issuer, key
+        yield entry, entry.key()
 
 
-def _load_index(ws: Workspace) -> dict[str, str]:
+def _issuer_index(registry: KeyRegistry, at: datetime) -> dict[str, str]:
+    """Keyid by issuer's name, of the keys that count at that time."""
+    return {entry.name: entry.keyid for entry in registry.with_role(ISSUER_ROLE) if entry.why_invalid(at) is None}
+
+
+def _take_over_index(ws: Workspace) -> KeyRegistry:
+    """A registry of the workspace's own key and, without bounds in time, of the issuers in an older workspace's index."""
     path = ws.keys / "issuers.json"
+    own = workspace_key(ws)
+    pem = (ws.keys / "workspace.pem").read_text("ascii")
+    entries = [KeyEntry(keyid=own.keyid, name="workspace", roles=(RECORDER_ROLE,), public_key=pem)]
     try:
-        index: dict[str, str] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
+        index: dict[str, str] = json.loads(path.read_bytes()) if path.is_file() else {}
+        for name, keyid in index.items():
+            issuer_pem = _issuer_path(ws, keyid).read_text("ascii")
+            entries.append(KeyEntry(keyid=keyid, name=name, roles=(ISSUER_ROLE,), public_key=issuer_pem))
+    except (OSError, ValueError, AttributeError) as error:
         raise StateError(f"{path}: the registry of issuers is damaged; restore it from a backup") from error
-    return index
+    return KeyRegistry(entries=tuple(sorted(entries, key=lambda entry: entry.keyid)))
+
+
+def _save_registry(ws: Workspace, registry: KeyRegistry) -> None:
+    write_atomically(ws.keys / "registry.json", sign_registry(registry, workspace_signer(ws)), mode=0o600)
+    (ws.keys / "issuers.json").unlink(missing_ok=True)
+
+
+def _check_name(name: str) -> None:
+    if not (name and name.isprintable() and name == name.strip() and len(name) <= 256):
+        raise InvalidInputError("issuer name: must be 1 to 256 printable characters without spaces around them")
 
 
 def _issuer_path(ws: Workspace, keyid: str) -> Path:

@@ -33,7 +33,10 @@ from tasks.ledger_events import EventRow, format_time, insert_event, is_chained,
 from tasks.tree_heads import check_heads, sign_head
 from tasks.workspace import Workspace
 
-Status = Literal["received", "planned", "stopped", "retraining", "needs_review", "completed", "refused", "failed", "rejected"]
+Status = Literal["received", "planned", "stopped", "retraining", "needs_review", "held", "completed", "refused", "failed", "rejected"]
+
+OPEN: tuple[Status, ...] = ("received", "planned", "stopped", "retraining")
+"""Requests that wait for nothing but a flow; an answer beside such a status is of an earlier round."""
 
 CLOSED: tuple[Status, ...] = ("completed", "refused", "failed", "rejected")
 

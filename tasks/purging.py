@@ -18,10 +18,15 @@ from tasks.deciding import audit_run, close_run
 from tasks.erasure import erase_objects, objects_to_erase
 from tasks.evaluation import PictureRequest, ShardDescription, erase_descriptions_but, erase_generated_but
 from tasks.files import erase_folder
+<<<<<<< HEAD
 from tasks.forgetting import kept_plan
 from tasks.identities import forget_identities
 from tasks.ledger import Ledger
 from tasks.lookup import erase_stale_indices
+=======
+from tasks.forgetting import exemption_of, kept_plan
+from tasks.ledger import OPEN, Ledger, Status
+>>>>>>> wip/policy
 from tasks.manifest_store import load_manifest
 from tasks.mlflow_erasure import erase_versions
 from tasks.planning import ForgetPlan, erase_plan
@@ -105,11 +110,12 @@ def close_request(case: Case) -> dict[str, Json]:
     ledger = Ledger(case.ws)
     stored = ledger.request(case.request_id)
     assert stored is not None, "an open case is stored"
-    if stored.answer is not None:
+    if stored.answer is not None and stored.status not in OPEN:
         return dict(stored.answer)
+    plan = kept_plan(case)
     planned, stopped, removed, decided, purged = (_finished(case, step) for step in ("planned", "stopped", "removed", "decided", "purged"))
     is_promoted = decided["serving"] == decided["version"]
-    status = "completed" if is_promoted else "needs_review"
+    status: Status = "needs_review" if not is_promoted else "held" if plan.held_samples else "completed"
     candidate = read_served(decided)
     content = {
         "decision": "closed",
@@ -118,9 +124,13 @@ def close_request(case: Case) -> dict[str, Json]:
         "affected_shards": decided["shards_hit"],
         "dvc_revision_before": planned["dvc_revision"],
         "dvc_revision_after": removed["dvc_revision"],
+<<<<<<< HEAD
         "manifests_before": planned.get("manifests"),
         "manifests_after": removed.get("manifests"),
         "kept": _describe_kept(candidate.version, decided["serving"]),
+=======
+        "exemption": exemption_of(plan),
+>>>>>>> wip/policy
         "purged": purged["counts"],
         "absence": "every store was listed again after the erasure and held none of the erased objects",
         "suppressed_samples": purged["suppressed"],
@@ -146,11 +156,14 @@ def close_request(case: Case) -> dict[str, Json]:
         "mlflow_run_id": decided["run_id"],
         "purged": purged["counts"],
     }
+    if plan.held_samples:
+        answer |= {"held_samples": plan.held_samples, "holds": list(plan.holds)}
     erase_plan(case.ws, case.request_id)
-    erase_folder(images_folder(case.ws, case.request_id))
-    ledger.append("closed", case.request_id, {"record": record.name}, utc_now())
-    ledger.set_status(case.request_id, "completed" if is_promoted else "needs_review", answer)
-    ledger.forget_content(case.request_id)
+    ledger.append("closed", case.request_id, {"record": record.name, "held_samples": plan.held_samples}, utc_now())
+    ledger.set_status(case.request_id, status, answer)
+    if not plan.held_samples:  # else the request is needed once more, when the hold ends
+        erase_folder(images_folder(case.ws, case.request_id))
+        ledger.forget_content(case.request_id)
     return answer
 
 

@@ -10,6 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from flows.cli import app
+from tasks.keys import create_keys
+from tasks.workspace import Workspace
 
 COMMANDS = {
     "init": {"directory", "--shards", "--stages"},
@@ -30,6 +32,21 @@ COMMANDS = {
     "attribute": {"image", "--generate", "--seed", "--prompt", "--draws", "--plot", "--validate"},
     "generate": {"--sampler", "--bound", "--num", "--seed", "--prompt", "--shards", "--method", "--out", "--entitlements"},
     "grant": {"--subject", "--shards", "--expires", "--out"},
+    "plan": {"file", "--out"},
+    "submit": {"file", "--plan"},
+    "learn": {"directory", "--owner", "--tier"},
+    "review": {"request_id", "--accept", "--reject", "--reason"},
+    "status": {"request_id", "--overdue", "--due-in"},
+    "extend": {"request_id", "--reason"},
+    "approve": {"plan_file", "--key"},
+    "keys add": {"name", "--public-key", "--role", "--valid-from", "--valid-until"},
+    "keys revoke": {"keyid", "--reason", "--since"},
+    "keys list": set(),
+    "hold add": {"--sample", "--owner", "--ground", "--until", "--note"},
+    "hold release": {"hold_id"},
+    "hold list": set(),
+    "verify": {"path"},
+    "generate": {"--num", "--seed", "--prompt", "--shards", "--method", "--out"},
 }
 HEAVY = {"torch", "diffusers", "peft", "open_clip", "transformers", "pandas", "prefect", "mlflow", "dvc", "matplotlib"}
 
@@ -124,7 +141,7 @@ def test_no_command_leaves_anything_in_a_folder_that_is_no_workspace(tmp_path: P
 def test_json_is_one_document_on_stdout(tmp_path: Path) -> None:
     """On the quickest command that succeeds without a workspace's data."""
     (tmp_path / "params.yaml").write_bytes((Path(__file__).parents[2] / "params.yaml").read_bytes())
-    (tmp_path / ".lethe" / "keys").mkdir(parents=True)
+    create_keys(Workspace(tmp_path))
     result = _run("keys", "add-issuer", "owner:a", "--json", directory=tmp_path)
     assert result.returncode == 0, result.stderr
     assert set(json.loads(result.stdout)) >= {"issuer", "keyid"}

@@ -80,7 +80,7 @@ def test_secrets_are_readable_by_their_owner_alone(ws: Workspace) -> None:
     private_files = [
         ws.keys / "workspace.private.pem",
         ws.keys / "owner-secret",
-        ws.keys / "issuers.json",
+        ws.keys / "registry.json",
         generated.path.with_name(f"{generated.keyid}.private.pem"),
     ]
     assert [mode(path) for path in private_files] == [0o600] * 4
@@ -193,7 +193,7 @@ def test_unusable_key_files(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_bytes(os.urandom(20_000))
     with pytest.raises(InvalidInputError, match=r"bad\.pem: not a public key in PEM"):
         add_issuer(ws, "agency", tmp_path / "bad.pem")
-    assert not (ws.keys / "issuers.json").exists()
+    assert not (ws.keys / "registry.json").exists()
 
 
 def test_what_cannot_be_signed(ws: Workspace, request_file: Path, tmp_path: Path) -> None:
@@ -251,6 +251,10 @@ def test_a_damaged_registry(ws: Workspace, tmp_path: Path) -> None:
     write_public_key(issuer.path, seed=3)
     with pytest.raises(StateError, match="holds another key than the one that was registered"):
         verify_file(ws, b"content", base64.b64encode(bytes(64)))
+    (ws.keys / "registry.json").write_text("{")
+    with pytest.raises(StateError, match="the registry of keys is damaged: not a DSSE envelope"):
+        verify_file(ws, b"content", base64.b64encode(bytes(64)))
+    (ws.keys / "registry.json").unlink()
     (ws.keys / "issuers.json").write_text("{")
     with pytest.raises(StateError, match="the registry of issuers is damaged"):
         verify_file(ws, b"content", base64.b64encode(bytes(64)))

@@ -1,0 +1,177 @@
+"""The commands of policy: keys, clocks, plans and approvals."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdm_core.clocks import parse_span
+from cdm_core.digests import sha256_digest
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
+from flows.session import open_for_flow
+from tasks.clock import utc_now
+from tasks.workspace import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    from cdm_core.key_registry import KeyEntry
+
+Document = dict[str, object]
+
+
+def run_keys_add(
+    directory: Path, name: str, public_key: Path, roles: Sequence[str], valid_from: str | None, valid_until: str | None
+) -> Document:
+    """Register a key."""
+    from tasks.keys import add_key
+
+    ws = open_for_flow(directory)
+    start, end = parse_moment(valid_from) or utc_now(), parse_moment(valid_until)
+    entry = add_key(ws, name, public_key, roles, valid_from=start, valid_until=end)
+    record_key_change(ws)
+    return _describe_key(entry)
+
+
+def run_keys_revoke(directory: Path, keyid: str, reason: str, since: str | None) -> Document:
+    """Revoke a key."""
+    from tasks.keys import revoke_key
+
+    ws = open_for_flow(directory)
+    entry = revoke_key(ws, keyid, since=parse_moment(since) or utc_now(), reason=reason)
+    record_key_change(ws)
+    return _describe_key(entry)
+
+
+def run_keys_list(directory: Path) -> Document:
+    """List the registry."""
+    from tasks.keys import load_registry
+
+    registry = load_registry(open_workspace(directory))
+    return {"revision": registry.revision, "keys": [_describe_key(entry) for entry in registry.entries]}
+
+
+def record_key_change(ws: Workspace) -> None:
+    """Let the ledger know the registry's revision, so that an older one can't be put back unseen."""
+    from tasks.keys import load_registry
+    from tasks.ledger import Ledger
+
+    registry, ledger = load_registry(ws), Ledger(ws)
+    known = ledger.last("keys_changed", None)
+    if known is None or known.body["revision"] != registry.revision:
+        digest = sha256_digest((ws.keys / "registry.json").read_bytes())
+        ledger.append("keys_changed", None, {"revision": registry.revision, "registry": digest}, utc_now())
+
+
+def run_extend(directory: Path, request_id: str, reason: str) -> Document:
+    """Extend a request's period."""
+    from tasks.due import extend_request
+
+    return dict(extend_request(open_for_flow(directory), request_id, reason, utc_now()))
+
+
+def add_due(ws: Workspace, rows: Sequence[Document], *, overdue: bool, due_in: str | None) -> list[Document]:
+    """Status rows with when each is due; only those that are overdue, or due within a span, if so asked."""
+    from tasks.due import find_due
+    from tasks.ledger import Ledger
+
+    now, ledger = utc_now(), Ledger(ws)
+    until = None if due_in is None else now + parse_span(due_in)
+    dated: list[Document] = []
+    for row in rows:
+        stored = ledger.request(str(row["request_id"]))
+        assert stored is not None, "the row was made of it"
+        due = find_due(ws, ledger, stored, now)
+        is_soon = until is None or (due.due_at is not None and not due.is_closed and now <= due.due_at <= until)
+        if is_soon and (due.overdue or not overdue):
+            dated.append(
+                {**row, "due_at": due.due_at.isoformat() if due.due_at else None, "overdue": due.overdue, "extended": due.extended}
+            )
+    return dated
+
+
+def write_plan(ws: Workspace, content: bytes, file: Path, out: Path) -> Document:
+    """Write a request file's plan document; what `lethe plan --out` adds to its answer."""
+    from tasks.files import write_atomically
+    from tasks.plan_documents import build_plan_document, encode_plan_document
+
+    document = build_plan_document(ws, content, file.name, file.parent, utc_now())
+    encoded = encode_plan_document(document)
+    write_atomically(out, encoded)
+    change = document["expected_quality_change"]
+    return {"document": str(out), "document_digest": sha256_digest(encoded), "expected_quality_change": change}
+
+
+def run_approve(directory: Path, plan: Path, key: Path) -> Document:
+    """Sign a plan."""
+    from tasks.approving import approve_plan
+
+    return dict(approve_plan(open_for_flow(directory), plan, key, utc_now()))
+
+
+def plan_guard(ws: Workspace, file: Path, content: bytes, plan: Path | None, keyid: str) -> Callable[[str], None] | None:
+    """What must hold, inside the flow's lock, before a request is carried out: approvals, and no drift from the plan.
+
+    None where policy asks for nothing and no plan was given.
+
+    Raises:
+        RequestRefusedError: `not_approved`: policy asks for approvals and no plan was given.
+    """
+    if plan is None:
+        if (required := ws.settings().approvals.required) > 0:
+            raise RequestRefusedError(
+                f"{file.name}: policy asks for {required} approvals of a plan; give it with: lethe submit --plan", reason="not_approved"
+            )
+        return None
+
+    def guard(request_id: str) -> None:
+        from tasks.approving import require_approvals
+        from tasks.case import Case
+        from tasks.plan_documents import parse_plan_document, require_no_drift
+
+        case, plan_content = Case(ws, request_id), _read(plan)
+        document = parse_plan_document(plan_content, plan.name)
+        known = case.find("plan_accepted")
+        if known is not None and case.find("planned") is not None:
+            if known["plan"] != sha256_digest(plan_content):
+                raise StateError(f"{request_id}: is under way by another plan")
+            return  # it was cut short: what has changed since, it changed itself
+        accepted = require_approvals(ws, plan, [keyid], utc_now())
+        require_no_drift(ws, document, content, file.name, file.parent)
+        case.finish("plan_accepted", accepted)
+
+    return guard
+
+
+def parse_moment(text: str | None) -> datetime | None:
+    """A day, which begins at midnight UTC, or a time with its zone.
+
+    Raises:
+        InvalidInputError: it's neither.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInputError(f"{text!r:.40}: must be a day such as 2026-11-24, or a time with its zone") from error
+    if moment.tzinfo is None and moment.time() != time():
+        raise InvalidInputError(f"{text!r:.40}: has no time zone")
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _describe_key(entry: "KeyEntry") -> Document:
+    times = {name: getattr(entry, name) for name in ("valid_from", "valid_until", "revoked_at")}
+    problem = entry.why_invalid(utc_now())
+    return {
+        "keyid": entry.keyid,
+        "name": entry.name,
+        "roles": list(entry.roles),
+        **{name: None if value is None else value.isoformat() for name, value in times.items()},
+        "valid": problem is None,
+    }
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{path}: can't be read: {error.strerror}") from error

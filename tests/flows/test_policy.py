@@ -1,0 +1,166 @@
+"""Plans, approvals, holds and clocks, as a user meets them: in a built workspace, through the command line."""
+
+from pathlib import Path
+
+import pytest
+from built_workspace import Built, copy_workspace
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from tiny_workspace import DOMAIN, ISSUER, lethe, owners_of, set_parameters, signed_request
+from workspace_snapshot import event_kinds, files_with_digest
+
+from tasks.ledger import Ledger
+from tasks.workspace import Workspace
+
+DPO, OWNER = "data_protection_officer", "model_owner"
+LATER = "2999-01-01"
+
+
+def make_key(ws: Workspace, folder: Path, name: str, *roles: str, seed: int) -> Path:
+    """A registered person; the private key's file."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
+    public, private = folder / f"{seed}.pem", folder / f"{seed}.private.pem"
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    options = [option for role in roles for option in ("--role", role)]
+    assert lethe(ws, "keys", "add", name, "--public-key", public, *options).code == 0
+    return private
+
+
+def flipped(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+@pytest.fixture(scope="module")
+def two_rules(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy that asks for two approvals; tests of this module change nothing in it but keys, approvals and the ledger."""
+    ws = copy_workspace(built.ws, tmp_path_factory.mktemp("policy") / "ws")
+    set_parameters(ws, required=2)
+    return ws
+
+
+def test_two_roles_approve_and_the_request_is_carried_out(copied: Workspace, tmp_path: Path) -> None:
+    set_parameters(copied, required=2)
+    request, plan = signed_request(copied, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), tmp_path / "plan.json"
+    document = lethe(copied, "plan", request, "--out", plan).document
+    assert document["expected_quality_change"]["relative_change"] is None
+    assert DOMAIN not in plan.read_text()
+    assert "policy asks for 2 approvals" in lethe(copied, "submit", request).err
+    first = make_key(copied, tmp_path, "Dora", DPO, seed=1)
+    second = make_key(copied, tmp_path, "Otto", OWNER, DPO, seed=2)
+    assert lethe(copied, "approve", plan, "--key", first).document["roles"] == [DPO]
+    assert "1 of 2 approvals" in lethe(copied, "submit", request, "--plan", plan).err
+    assert lethe(copied, "approve", plan, "--key", second).code == 0
+    answer = lethe(copied, "submit", request, "--plan", plan).document
+    assert answer["status"] == "completed"
+    assert "plan_accepted" in event_kinds(copied, request.stem)
+
+
+def test_no_byte_of_plan_or_approval_can_be_changed(two_rules: Workspace, tmp_path: Path) -> None:
+    request, plan = signed_request(two_rules, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), tmp_path / "plan.json"
+    lethe(two_rules, "plan", request, "--out", plan)
+    for seed, role in ((11, DPO), (12, OWNER)):
+        lethe(two_rules, "approve", plan, "--key", make_key(two_rules, tmp_path, f"person {seed}", role, seed=seed))
+    from tasks.approving import approvals_folder, require_approvals
+    from tasks.clock import utc_now
+
+    assert len(require_approvals(two_rules, plan, [], utc_now())["approvers"]) == 2
+    for path in (plan, *approvals_folder(plan).glob("*.json")):
+        content = path.read_bytes()
+        for position in range(0, len(content), 7):
+            path.write_bytes(flipped(content, position))
+            with pytest.raises(Exception, match=r"approves another plan|DSSE|trusted keys|one that was written|not base64|plan") as caught:
+                require_approvals(two_rules, plan, [], utc_now())
+            assert type(caught.value).__name__ in ("VerificationError", "RequestRefusedError")
+        path.write_bytes(content)
+    other = tmp_path / "other.json"
+    lethe(two_rules, "plan", request, "--out", other)
+    approvals_folder(plan).rename(approvals_folder(other))
+    assert "approves another plan" in lethe(two_rules, "submit", request, "--plan", other).err
+
+
+def test_drift_is_named(copied: Workspace, tmp_path: Path) -> None:
+    request, plan = signed_request(copied, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), tmp_path / "plan.json"
+    lethe(copied, "plan", request, "--out", plan)
+    set_parameters(copied, margin=4.0)
+    err = lethe(copied, "submit", request, "--plan", plan).err
+    assert "the workspace has drifted from the plan: settings, expected quality change" in err
+    assert "stopped" not in event_kinds(copied, request.stem)
+
+
+def test_who_signed_the_request_does_not_approve_it(two_rules: Workspace, tmp_path: Path) -> None:
+    request, plan = signed_request(two_rules, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), tmp_path / "plan.json"
+    lethe(two_rules, "plan", request, "--out", plan)
+    for seed, name, role in ((21, ISSUER, DPO), (22, "Otto 22", OWNER)):
+        lethe(two_rules, "approve", plan, "--key", make_key(two_rules, tmp_path, name, role, seed=seed))
+    assert "1 of 2 approvals" in lethe(two_rules, "submit", request, "--plan", plan).err
+
+
+def test_a_strangers_key_approves_nothing(two_rules: Workspace, tmp_path: Path) -> None:
+    request, plan = signed_request(two_rules, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), tmp_path / "plan.json"
+    lethe(two_rules, "plan", request, "--out", plan)
+    private = make_key(two_rules, tmp_path, "nobody", "gardener", seed=31)
+    assert "registered in none of the roles" in lethe(two_rules, "approve", plan, "--key", private).err
+
+
+def test_an_older_registry_put_back_is_seen(copied: Workspace, tmp_path: Path) -> None:
+    old = (copied.keys / "registry.json").read_bytes()
+    make_key(copied, tmp_path, "Dora", DPO, seed=1)
+    (copied.keys / "registry.json").write_bytes(old)
+    request, plan = signed_request(copied, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), tmp_path / "plan.json"
+    lethe(copied, "plan", request, "--out", plan)
+    assert "the ledger knows revision" in lethe(copied, "submit", request, "--plan", plan).err
+
+
+def test_a_held_owner_waits_and_is_forgotten_after_the_release(copied: Workspace, tmp_path: Path) -> None:
+    owner = owners_of(2)[0]
+    hold = lethe(copied, "hold", "add", "--owner", owner.owner_id, "--ground", "legal_claim", "--until", LATER, "--note", "secret").document
+    request = signed_request(copied, tmp_path, owner_ids=[owner.owner_id])
+    for _ in range(2):
+        answer = lethe(copied, "submit", request).document
+        assert (answer["status"], answer["held_samples"]) == ("held", len(owner.pictures))
+    row = lethe(copied, "status", request.stem).document["requests"][0]
+    assert (row["status"], row["overdue"], row["extended"]) == ("held", False, False)
+    assert row["due_at"] is not None
+    assert lethe(copied, "status", "--overdue").document["requests"] == []
+    assert lethe(copied, "status", "--due-in", "7d").document["requests"] == []
+    assert len(lethe(copied, "status", "--due-in", "40d").document["requests"]) == 1
+    assert lethe(copied, "extend", request.stem, "--reason", "many requests").document["extended"] is True
+    assert "was extended before" in lethe(copied, "extend", request.stem, "--reason", "again").err
+    assert lethe(copied, "hold", "release", hold["hold_id"]).document["requeued"] == [request.stem]
+    answer = lethe(copied, "submit", request).document
+    assert answer["status"] == "completed"
+    assert files_with_digest(copied.root, owner.sample_ids) == []
+    assert "secret" not in (copied.ledger / "holds.json").read_text()
+
+
+def test_a_held_sample_stays_and_the_rest_goes(copied: Workspace, tmp_path: Path) -> None:
+    owner = owners_of(2)[0]
+    held = owner.sample_ids[0]
+    hold = lethe(copied, "hold", "add", "--sample", held, "--ground", "research", "--until", LATER).document
+    request = signed_request(copied, tmp_path, owner_ids=[owner.owner_id])
+    answer = lethe(copied, "submit", request).document
+    assert (answer["status"], answer["held_samples"]) == ("held", 1)
+    assert Ledger(copied).last("removed", request.stem) is not None
+    assert lethe(copied, "submit", request).document == answer
+    assert lethe(copied, "plan", request).document["held_samples"] == 1
+    lethe(copied, "hold", "release", hold["hold_id"])
+    second = lethe(copied, "submit", request).document
+    assert second["status"] == "completed"
+    assert second["audit_records"] != answer["audit_records"]
+    for path in (*answer["audit_records"], *second["audit_records"]):
+        assert lethe(None, "verify", path).document["valid"] is True
+    stored = Ledger(copied).request(request.stem)
+    assert stored is not None
+    assert stored.content is None
+
+
+def test_the_list_of_holds_cannot_be_edited(copied: Workspace) -> None:
+    lethe(copied, "hold", "add", "--sample", "0" * 64, "--ground", "other", "--until", LATER)
+    path = copied.ledger / "holds.json"
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(flipped(content, position))
+        assert "hold" in lethe(copied, "hold", "list").err
+    path.unlink()
+    assert "aren't those that the ledger tells of" in lethe(copied, "hold", "list").err
