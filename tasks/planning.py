@@ -145,7 +145,11 @@ def build_plan(
         hits=_to_hits(hits),
         steps=sum(shard.steps for shard in shards),
         steps_full_build=sum(shard.steps + shard.steps_reused for shard in shards)
-        + sum(num_steps(count, settings.training) for shard in untouched for count in count_by_stage(ws, shard, settings.stages)),
+        + sum(
+            num_steps(count, settings.training, stage)
+            for shard in untouched
+            for stage, count in enumerate(count_by_stage(ws, shard, settings.stages))
+        ),
         duplicates_elsewhere=_to_hits(elsewhere),
 <<<<<<< HEAD
         duplicates_included=len(included),
