@@ -16,7 +16,9 @@ from cdm_core.settings import TrainingSettings
 
 BACKBONE = sha256_digest(b"backbone")
 SETTINGS = TrainingSettings(rank=8, learning_rate=0.001, batch_size=16, epochs=3, caption_dropout=0.1)
-FINGERPRINT = Fingerprint(libraries={"torch": "2.9"}, instruction_set="AVX2", threads=1, code=sha256_digest(b"code"))
+FINGERPRINT = Fingerprint(
+    libraries={"torch": "2.9"}, torch_build=sha256_digest(b"build"), instruction_set="AVX2", threads=1, code=sha256_digest(b"code")
+)
 STAGES = [sha256_digest(b"stage 0"), sha256_digest(b"stage 1"), sha256_digest(b"stage 2")]
 
 
