@@ -132,10 +132,14 @@ class TimestampingSettings(_Section):
         if (self.url is None) == (self.command is None):
             raise ValueError("give either url or command")
         return self
+
+
 class IntakeSettings(_Section):
     """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain."""
 
     business: str = Field(default="lethe.example", min_length=1, max_length=253)
+
+
 class TermsSettings(_Section):
     """Days of the periods that no law sets, and the zone whose calendar days count; see `cdm_core.clocks`."""
 

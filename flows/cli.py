@@ -93,8 +93,6 @@ def add_issuer(
     _answer(run_add_issuer(workspace, name, public_key), as_json)
 
 
-<<<<<<< HEAD
-<<<<<<< HEAD
 @keys_app.command("export")
 def export_keys(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The key list to write.")],
@@ -105,7 +103,8 @@ def export_keys(
     from flows.receipts import run_export_keys
 
     _answer(run_export_keys(workspace, out), as_json)
-=======
+
+
 identities_app = typer.Typer(help="By what senders know an owner.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(identities_app, name="identities")
 
@@ -124,8 +123,8 @@ def add_identities(
 
     given = {"email": email, "phone": phone, "controller_customer_id": customer_id}
     _answer(run_add_identities(workspace, owner, [(kind, value) for kind, values in given.items() for value in values or []]), as_json)
->>>>>>> wip/intake
-=======
+
+
 @keys_app.command("add")
 def add_key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
@@ -162,7 +161,6 @@ def list_keys(workspace: WorkspaceOption = _HERE, as_json: JsonOption = False) -
     from flows.policy import run_keys_list
 
     _answer(run_keys_list(workspace), as_json)
->>>>>>> wip/policy
 
 
 @app.command()
@@ -181,19 +179,15 @@ def sign(
 @app.command()
 def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A request file.")],
-<<<<<<< HEAD
     include_duplicates: IncludeDuplicatesOption = "none",
-=======
     out: Annotated[Path | None, typer.Option(metavar="PLAN", help="Write the plan document, which people approve.")] = None,
->>>>>>> wip/policy
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a request would retrain, reuse and erase; changes nothing."""
     from flows.commands import run_plan
 
-<<<<<<< HEAD
-    _answer(run_plan(workspace, file, include_duplicates), as_json)
+    _answer(run_plan(workspace, file, include_duplicates=include_duplicates, out=out), as_json)
 
 
 @app.command("plan-shards")
@@ -208,8 +202,6 @@ def plan_shards(
     document = run_plan_shards(workspace, batch, show_table=not as_json)
     if as_json:
         _answer(document, as_json)
-=======
-    _answer(run_plan(workspace, file, out), as_json)
 
 
 hold_app = typer.Typer(help="Samples that may not be erased yet.", no_args_is_help=True, rich_markup_mode=None)
@@ -261,21 +253,14 @@ def approve(
     from flows.policy import run_approve
 
     _answer(run_approve(workspace, plan_file, key), as_json)
->>>>>>> wip/policy
 
 
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed request file; its signature lies in FILE.sig.")],
-<<<<<<< HEAD
-<<<<<<< HEAD
     include_duplicates: IncludeDuplicatesOption = "none",
-=======
     form: Annotated[IntakeForm, typer.Option("--format", help="The request's form; auto tells it by content.")] = IntakeForm.AUTO,
->>>>>>> wip/intake
-=======
     plan_file: Annotated[Path | None, typer.Option("--plan", metavar="PLAN", help="Carry it out as planned and approved.")] = None,
->>>>>>> wip/policy
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -283,15 +268,7 @@ def submit(
     from cdm_core.intake.detection import find_form
     from flows.commands import run_submit
 
-<<<<<<< HEAD
-<<<<<<< HEAD
-    _answer(run_submit(workspace, file, include_duplicates), as_json)
-=======
-    _answer(run_submit(workspace, file, find_form(form.value)), as_json)
->>>>>>> wip/intake
-=======
-    _answer(run_submit(workspace, file, plan_file), as_json)
->>>>>>> wip/policy
+    _answer(run_submit(workspace, file, include_duplicates=include_duplicates, form=find_form(form.value), plan=plan_file), as_json)
 
 
 @app.command()
@@ -331,12 +308,9 @@ def review(
 @app.command()
 def status(
     request_id: Annotated[str | None, typer.Argument(metavar="ID", help="One request; else all.")] = None,
-<<<<<<< HEAD
     answer_as: Annotated[AnswerForm | None, typer.Option("--as", help="The document that the request's sender expects.")] = None,
-=======
     overdue: Annotated[bool, typer.Option("--overdue", help="Only those that are late.")] = False,
     due_in: Annotated[str | None, typer.Option("--due-in", metavar="SPAN", help="Only those due within 7d, 36h or so.")] = None,
->>>>>>> wip/policy
     workspace: WorkspaceOption = _HERE,
     as_json: JsonOption = False,
 ) -> None:

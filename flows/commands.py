@@ -90,56 +90,29 @@ def run_sign(directory: Path, file: Path, issuer: str) -> Document:
     return {"keyid": sign_file(open_workspace(directory), file, issuer), "signature": f"{file}.sig"}
 
 
-<<<<<<< HEAD
-def run_plan(directory: Path, file: Path, include_duplicates: str = "none") -> Document:
-    """Plan a request file without asking for its signature, since nothing is done."""
-=======
-def run_plan(directory: Path, file: Path, out: Path | None = None) -> Document:
+def run_plan(directory: Path, file: Path, *, include_duplicates: str = "none", out: Path | None = None) -> Document:
     """Plan a request file without asking for its signature, since nothing is done; `out` gets the document that is approved."""
->>>>>>> wip/policy
     from cdm_core.digests import sha256_digest
-<<<<<<< HEAD
-    from cdm_core.requests import check_size, parse_request
-    from tasks.duplicates import find_duplicates, parse_choice
-    from tasks.planning import build_plan, summarise_plan
-
-    ws = open_workspace(directory)
-    try:
-        check_size(file.stat().st_size, file.name)
-        content = file.read_bytes()
-    except OSError as error:
-        raise InvalidInputError(f"{file}: can't be read: {error.strerror}") from error
-    choice = parse_choice(include_duplicates)
-    plans: list[Document] = []
-    for request in parse_request(content, file.name):
-        plain = plan = build_plan(ws, request, sha256_digest(content), "", file.parent)
-        if choice != "none":
-            plan = build_plan(ws, request, sha256_digest(content), "", file.parent, choice=choice)
-        plans.append({**summarise_plan(plan), "duplicates": asdict(find_duplicates(ws, plain.hit_frame()))})
-    return plans[0] if len(plans) == 1 else {"requests": plans}
-
-
-def run_submit(directory: Path, file: Path, include_duplicates: str = "none") -> Document:
-=======
     from cdm_core.intake.reception import parse_any
+    from tasks.duplicates import find_duplicates, parse_choice
     from tasks.intake import read_content
     from tasks.planning import build_plan, summarise_plan
 
     ws = open_workspace(directory)
-    content = read_content(file)
+    content, choice = read_content(file), parse_choice(include_duplicates)
     plans: list[Document] = []
     for request in parse_any(content, file.name, None, business=ws.settings().intake.business)[0]:
-        plans.append(dict(summarise_plan(build_plan(ws, request, sha256_digest(content), "", file.parent))))
-    written = {} if out is None else write_plan(ws, content, file, out)
+        plain = plan = build_plan(ws, request, sha256_digest(content), "", file.parent)
+        if choice != "none":
+            plan = build_plan(ws, request, sha256_digest(content), "", file.parent, choice=choice)
+        plans.append({**summarise_plan(plan), "duplicates": asdict(find_duplicates(ws, plain.hit_frame()))})
+    written = {} if out is None else write_plan(ws, content, file, out, choice)
     return {**(plans[0] if len(plans) == 1 else {"requests": plans}), **written}
 
 
-<<<<<<< HEAD
-def run_submit(directory: Path, file: Path, form: "Format | None" = None) -> Document:
->>>>>>> wip/intake
-=======
-def run_submit(directory: Path, file: Path, plan: Path | None = None) -> Document:
->>>>>>> wip/policy
+def run_submit(
+    directory: Path, file: Path, *, include_duplicates: str = "none", form: "Format | None" = None, plan: Path | None = None
+) -> Document:
     """Receive a request file and forget what it names.
 
     A refused request of a bulk file doesn't keep the others from being carried out; its answer says so.
@@ -149,19 +122,12 @@ def run_submit(directory: Path, file: Path, plan: Path | None = None) -> Documen
     from tasks.ledger import Ledger
 
     ws = open_for_flow(directory)
-<<<<<<< HEAD
     choice = parse_choice(include_duplicates)
-    received = receive_file(ws, Ledger(ws), file, utc_now())
-<<<<<<< HEAD
+    received = receive_file(ws, Ledger(ws), file, utc_now(), form)
     if choice != "none":
         for request in received.requests:
             save_choice(ws, request.request_id, choice)
-=======
-    received = receive_file(ws, Ledger(ws), file, utc_now(), form)
->>>>>>> wip/intake
-=======
-    guard = plan_guard(ws, file, received.content, plan, received.issuer.keyid)
->>>>>>> wip/policy
+    guard = plan_guard(ws, file, received.content, plan, received.issuer.keyid, choice)
     if len(received.requests) == 1:
         return forget_received(ws, received.requests[0].request_id, show_progress=True, guard=guard)
     if plan is not None:
@@ -261,31 +227,17 @@ def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -
         return dict(review(Case(ws, request_id), accept=accept, reason=reason))
 
 
-<<<<<<< HEAD
-def run_status(directory: Path, request_id: str | None) -> Document:
-    """List requests."""
-    from tasks.answers import find_requests
-    from tasks.ledger import Ledger
-
-    ledger = Ledger(open_for_flow(directory))
-    stored = ledger.requests() if request_id is None else find_requests(ledger, request_id)
-    if request_id is not None and not stored:
-        raise InvalidInputError(f"{request_id}: no such request")
-    rows = [
-=======
 def run_status(directory: Path, request_id: str | None, *, overdue: bool = False, due_in: str | None = None) -> Document:
     """List requests, and when they are due."""
+    from tasks.answers import find_requests
     from tasks.ledger import Ledger
 
     ws = open_for_flow(directory)
     ledger = Ledger(ws)
-    stored = ledger.requests()
-    if request_id is not None:
-        stored = [request for request in stored if request.request_id == request_id]
-        if not stored:
-            raise InvalidInputError(f"{request_id}: no such request")
+    stored = ledger.requests() if request_id is None else find_requests(ledger, request_id)
+    if request_id is not None and not stored:
+        raise InvalidInputError(f"{request_id}: no such request")
     rows: list[Document] = [
->>>>>>> wip/policy
         {
             **(dict(request.answer) if request.answer else {}),
             "request_id": request.request_id,

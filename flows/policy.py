@@ -88,12 +88,12 @@ def add_due(ws: Workspace, rows: Sequence[Document], *, overdue: bool, due_in: s
     return dated
 
 
-def write_plan(ws: Workspace, content: bytes, file: Path, out: Path) -> Document:
+def write_plan(ws: Workspace, content: bytes, file: Path, out: Path, choice: str | tuple[str, ...]) -> Document:
     """Write a request file's plan document; what `lethe plan --out` adds to its answer."""
     from tasks.files import write_atomically
     from tasks.plan_documents import build_plan_document, encode_plan_document
 
-    document = build_plan_document(ws, content, file.name, file.parent, utc_now())
+    document = build_plan_document(ws, content, file.name, file.parent, utc_now(), choice)
     encoded = encode_plan_document(document)
     write_atomically(out, encoded)
     change = document["expected_quality_change"]
@@ -107,7 +107,9 @@ def run_approve(directory: Path, plan: Path, key: Path) -> Document:
     return dict(approve_plan(open_for_flow(directory), plan, key, utc_now()))
 
 
-def plan_guard(ws: Workspace, file: Path, content: bytes, plan: Path | None, keyid: str) -> Callable[[str], None] | None:
+def plan_guard(
+    ws: Workspace, file: Path, content: bytes, plan: Path | None, keyid: str, choice: str | tuple[str, ...]
+) -> Callable[[str], None] | None:
     """What must hold, inside the flow's lock, before a request is carried out: approvals, and no drift from the plan.
 
     None where policy asks for nothing and no plan was given.
@@ -135,7 +137,7 @@ def plan_guard(ws: Workspace, file: Path, content: bytes, plan: Path | None, key
                 raise StateError(f"{request_id}: is under way by another plan")
             return  # it was cut short: what has changed since, it changed itself
         accepted = require_approvals(ws, plan, [keyid], utc_now())
-        require_no_drift(ws, document, content, file.name, file.parent)
+        require_no_drift(ws, document, content, file.name, file.parent, choice)
         case.finish("plan_accepted", accepted)
 
     return guard

@@ -14,11 +14,7 @@ from cdm_core.errors import RequestRefusedError, StateError
 from cdm_core.intake.detection import Format
 from cdm_core.intake.reception import parse_any
 from cdm_core.quality_gate import GateResult
-<<<<<<< HEAD
-from cdm_core.requests import SCHEMA, DeletionRequest, parse_request
-=======
 from cdm_core.requests import DeletionRequest
->>>>>>> wip/intake
 from tasks.case import Case, Served, read_served
 from tasks.checkpoints import CheckpointStore
 from tasks.clock import utc_now
@@ -59,20 +55,12 @@ def plan_request(case: Case) -> ForgetPlan:
     received = case.find("received")
     assert stored.content is not None, "the bytes of an open request are kept"
     assert received is not None, "a stored request was received"
-<<<<<<< HEAD
-    request = find_request(stored.content, case.request_id)
-    choice = load_choice(case.ws, case.request_id)
-    plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id), choice=choice)
-=======
     request = find_request(case.ws, stored.content, case.request_id, read_format(received))
     keep_outcomes(case.ws, request)
-    plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id))
-<<<<<<< HEAD
->>>>>>> wip/intake
-=======
+    choice = load_choice(case.ws, case.request_id)
+    plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id), choice=choice)
     if not plan.hits:
         return plan
->>>>>>> wip/policy
     save_plan(case.ws, plan)
     version, composition = serving
     body = summarise_plan(plan) | {"version": version, "composition": composition.digest, "dvc_revision": data_revision(case.ws)}
@@ -81,10 +69,6 @@ def plan_request(case: Case) -> ForgetPlan:
     return plan
 
 
-<<<<<<< HEAD
-def find_request(ws: Workspace, content: bytes, request_id: str, form: Format | None) -> DeletionRequest:
-    """The request of that id in the ledger among those of a file's bytes, whose signature was verified when it was received.
-=======
 def wait_for_holds(case: Case) -> dict[str, Json]:
     """All that the request names is held: it waits, and nothing was done. Returns the answer of `lethe submit`."""
     plan = plan_request(case)
@@ -105,9 +89,8 @@ def exemption_of(plan: ForgetPlan) -> Json:
     return {"held_samples": plan.held_samples, "holds": list(plan.holds)} if plan.held_samples else None
 
 
-def find_request(content: bytes, request_id: str) -> DeletionRequest:
-    """The request of that id among those of a file's bytes.
->>>>>>> wip/policy
+def find_request(ws: Workspace, content: bytes, request_id: str, form: Format | None) -> DeletionRequest:
+    """The request of that id in the ledger among those of a file's bytes, whose signature was verified when it was received.
 
     Raises:
         RequestRefusedError: it isn't there.
@@ -212,7 +195,7 @@ def kept_plan(case: Case) -> ForgetPlan:
 
 def _request_format(case: Case) -> Json:
     """As intake recorded it; before there were several formats, all requests were of our own."""
-    return (case.find("received") or {}).get("format", SCHEMA)
+    return read_format(case.find("received") or {})
 
 
 def _planned_at(case: Case) -> datetime:
@@ -253,13 +236,10 @@ def decide_forgotten(
         "request_format": _request_format(case),
         "dvc_revision_before": planned["dvc_revision"],
         "dvc_revision_after": removed["dvc_revision"],
-<<<<<<< HEAD
         "manifests_before": planned.get("manifests"),
         "manifests_after": removed.get("manifests"),
-=======
         "exemption": exemption_of(plan),
         "approval": dict(case.find("plan_accepted") or {}) or None,
->>>>>>> wip/policy
         "clean_checkpoints": {str(shard.shard): shard.clean_checkpoint for shard in plan.shards},
         "why_clean": WHY_CLEAN,
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},

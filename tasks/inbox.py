@@ -1,13 +1,8 @@
 """The inbox of a workspace: what is handed over to be taken in, and what became of it.
 
-<<<<<<< HEAD
-    requests/    request files (.yaml, .yml, .json, .csv), each with its signature in `<file>.sig`, and the pictures that they name
-    arrivals/    folders of pictures, each with `owner.json`: {"owner_id": "…", "tier": null, name or number}, and captions.csv if wanted
-=======
     requests/    request files (.yaml, .yml, .json, .csv, .txt, .drp, .jwt, .zip), each with its signature in `<file>.sig` where its form
                  has none inside, and the pictures that they name
-    arrivals/    folders of pictures, each with `owner.json`: {"owner_id": "…", "tier": null or a number}, and captions.csv if wanted
->>>>>>> wip/intake
+    arrivals/    folders of pictures, each with `owner.json`: {"owner_id": "…", "tier": null, name or number}, and captions.csv if wanted
     done/        one `<item>.json` for each item that was taken in, with the answers
     refused/     one `<item>.json` for each item that was refused, with the reason
 

@@ -30,13 +30,10 @@ from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defin
 
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, VerificationError
 from cdm_core.evidence import build_public_key, parse_public_key
-<<<<<<< HEAD
 from cdm_core.intake.detection import size_limit
 from cdm_core.intake.reception import Parcel, verify_detached
 from cdm_core.intake.senders import SenderKey
-=======
 from cdm_core.key_registry import ISSUER_ROLE, RECORDER_ROLE, KeyEntry, KeyRegistry, sign_registry, verify_registry
->>>>>>> wip/policy
 from cdm_core.requests import DeletionRequest, check_size
 from tasks.clock import utc_now
 from tasks.files import write_atomically
@@ -232,14 +229,9 @@ def sign_file(ws: Workspace, path: Path, issuer: str) -> str:
     """
     if not path.is_file():
         raise InvalidInputError(f"{path}: no such file")
-<<<<<<< HEAD
     with path.open("rb") as file:
         check_size(path.stat().st_size, str(path), size_limit(file.read(4)))
-    keyid = _load_index(ws).get(issuer)
-=======
-    check_size(path.stat().st_size, str(path))
     keyid = _issuer_index(load_registry(ws), utc_now()).get(issuer)
->>>>>>> wip/policy
     if keyid is None:
         raise StateError(f"issuer {issuer}: not registered; do so with: lethe keys add-issuer {issuer}")
     private_path = ws.keys / "issuers" / f"{keyid}.private.pem"
@@ -262,44 +254,35 @@ def verify_file(ws: Workspace, content: bytes, signature_text: bytes | None, at:
     Raises:
         RequestRefusedError: `unsigned`, `bad_signature_encoding`, `unknown_issuer` or `key_not_valid`.
     """
-<<<<<<< HEAD
     signer = verify_detached(Parcel(content=content, file_name="request", signature=signature_text), sender_keys(ws))
-    return VerifiedIssuer(issuer=signer.issuer, keyid=signer.keyid)
+    return require_valid_issuer(ws, VerifiedIssuer(issuer=signer.issuer, keyid=signer.keyid), at or utc_now())
+
+
+def require_valid_issuer(ws: Workspace, issuer: VerifiedIssuer, at: datetime) -> VerifiedIssuer:
+    """The issuer, if its key counts at a signature's trusted time.
+
+    Raises:
+        RequestRefusedError: `key_not_valid`.
+    """
+    entry = load_registry(ws).find(issuer.keyid)
+    assert entry is not None, "found in the registry a moment ago"
+    if (problem := entry.why_invalid(at)) is not None:
+        raise RequestRefusedError(f"the key that signed, {issuer.keyid[:12]}, {problem}", reason="key_not_valid")
+    return issuer
 
 
 def sender_keys(ws: Workspace) -> list[SenderKey]:
-    """The registered issuers' public keys.
+    """The registered issuers' public keys, those that don't count any more too: a refusal should say why.
 
     Raises:
         StateError: the registry or a key is damaged.
     """
     keys = []
-    for issuer, key in _load_issuers(ws):
+    for entry, key in _load_issuers(ws):
         public_key = load_pem_public_key(_issuer_path(ws, key.keyid).read_bytes())
         assert isinstance(public_key, Ed25519PublicKey), "read as such a moment ago"
-        keys.append(SenderKey(issuer=issuer, keyid=key.keyid, public_key=public_key))
+        keys.append(SenderKey(issuer=entry.name, keyid=key.keyid, public_key=public_key))
     return keys
-=======
-    if signature_text is None:
-        raise RequestRefusedError("the request is not signed; a signature stands beside it in a .sig file", reason="unsigned")
-    try:
-        signature = base64.b64decode(signature_text.strip(), validate=True)
-    except binascii.Error as error:
-        raise RequestRefusedError("the signature is not base64", reason="bad_signature_encoding") from error
-    if len(signature) != _SIGNATURE_BYTES:
-        raise RequestRefusedError(
-            f"the signature has {len(signature)} bytes, an Ed25519 signature has {_SIGNATURE_BYTES}", reason="bad_signature_encoding"
-        )
-    for entry, key in _load_issuers(ws):
-        try:
-            key.verify_signature(Signature(key.keyid, signature.hex()), content)
-        except UnverifiedSignatureError:
-            continue
-        if (problem := entry.why_invalid(at or utc_now())) is not None:
-            raise RequestRefusedError(f"the key that signed, {key.keyid[:12]}, {problem}", reason="key_not_valid")
-        return VerifiedIssuer(issuer=entry.name, keyid=key.keyid)
-    raise RequestRefusedError("the signature fits no registered issuer, or the file was changed after signing", reason="unknown_issuer")
->>>>>>> wip/policy
 
 
 def check_issuer(requests: Sequence[DeletionRequest], verified: VerifiedIssuer) -> None:
@@ -324,7 +307,6 @@ def load_record_keys(keys_folder: Path) -> list[Key]:
     return [_load_public_key(path) for path in sorted(keys_folder.glob("*.pem")) if not path.name.endswith(".private.pem")]
 
 
-<<<<<<< HEAD
 def load_trusted_keys(place: Path) -> list[Key]:
     """The public key in a PEM file, or those of a folder, that somebody chose to trust.
 
@@ -338,17 +320,10 @@ def load_trusted_keys(place: Path) -> list[Key]:
     return [parse_public_key(_read_key_file(place), str(place))]
 
 
-def _load_issuers(ws: Workspace) -> Iterator[tuple[str, Key]]:
-    for issuer, keyid in sorted(_load_index(ws).items()):
-        path = _issuer_path(ws, keyid)
-        key = _load_public_key(path)
-        if key.keyid != keyid:
-=======
 def _load_issuers(ws: Workspace) -> Iterator[tuple[KeyEntry, Key]]:
     for entry in load_registry(ws).with_role(ISSUER_ROLE):
         path = _issuer_path(ws, entry.keyid)
         if _load_public_key(path).keyid != entry.keyid:
->>>>>>> wip/policy
             raise StateError(f"{path}: holds another key than the one that was registered")
         yield entry, entry.key()
 

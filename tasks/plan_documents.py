@@ -14,7 +14,7 @@ from statistics import median
 from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
 from cdm_core.documents import decode_text, load_json
 from cdm_core.errors import InvalidInputError, StateError, VerificationError
-from cdm_core.requests import parse_request
+from cdm_core.intake.reception import parse_any
 from tasks.checkpoints import CheckpointStore
 from tasks.data_versions import data_revision
 from tasks.ledger import Ledger
@@ -27,9 +27,10 @@ PLAN_SCHEMA = "lethe/plan/v1"
 _MAX_PLAN_BYTES = 100_000_000
 
 Document = Mapping[str, Json]
+Choice = str | tuple[str, ...]
 
 
-def build_plan_document(ws: Workspace, content: bytes, name: str, folder: Path, now: datetime) -> dict[str, Json]:
+def build_plan_document(ws: Workspace, content: bytes, name: str, folder: Path, now: datetime, choice: Choice = "none") -> dict[str, Json]:
     """The plan of a request file; changes nothing.
 
     Raises:
@@ -37,7 +38,8 @@ def build_plan_document(ws: Workspace, content: bytes, name: str, folder: Path, 
         StateError: nothing has been built.
     """
     digest = sha256_digest(content)
-    plans = [build_plan(ws, request, digest, "", folder) for request in parse_request(content, name)]
+    requests, _ = parse_any(content, name, None, business=ws.settings().intake.business)
+    plans = [build_plan(ws, request, digest, "", folder, choice=choice) for request in requests]
     return {
         "schema": PLAN_SCHEMA,
         "created_at": now.isoformat(),
@@ -71,7 +73,7 @@ def parse_plan_document(content: bytes, source: str) -> Document:
     return document
 
 
-def require_no_drift(ws: Workspace, document: Document, content: bytes, name: str, folder: Path) -> None:
+def require_no_drift(ws: Workspace, document: Document, content: bytes, name: str, folder: Path, choice: Choice = "none") -> None:
     """Return if the request file and the workspace are what the plan was made for.
 
     Raises:
@@ -79,7 +81,7 @@ def require_no_drift(ws: Workspace, document: Document, content: bytes, name: st
     """
     if document.get("request_digest") != sha256_digest(content):
         raise StateError("the plan is of another request file")
-    present = build_plan_document(ws, content, name, folder, datetime.fromisoformat(str(document["created_at"])))
+    present = build_plan_document(ws, content, name, folder, datetime.fromisoformat(str(document["created_at"])), choice)
     present = json.loads(canonical_json(present))
     if drift := find_drift(document, present):
         raise StateError(f"the workspace has drifted from the plan: {', '.join(drift)}; plan and approve again")

@@ -20,15 +20,11 @@ from cdm_core.partition import OwnerKey, compute_owner_key
 from cdm_core.requests import DeletionRequest
 from cdm_core.training import num_steps
 from tasks.checkpoints import CheckpointStore
-<<<<<<< HEAD
+from tasks.clock import utc_now
 from tasks.duplicates import chosen_duplicates, erase_choice, hash_samples
 from tasks.files import erase_folder, write_atomically
-from tasks.identities import resolve_identifiers
-=======
-from tasks.clock import utc_now
-from tasks.files import erase_folder, write_atomically
 from tasks.holds import active_holds, describe_hold, find_held
->>>>>>> wip/policy
+from tasks.identities import resolve_identifiers
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.lookup import count_by_stage, look_up
@@ -82,13 +78,10 @@ class ForgetPlan:
     steps: int
     steps_full_build: int
     duplicates_elsewhere: tuple[Hit, ...]
-<<<<<<< HEAD
     duplicates_included: int = 0
     perceptual_bands: tuple[tuple[str, ...], ...] = ()
-=======
     held_samples: int = 0
     holds: tuple[Mapping[str, Json], ...] = ()
->>>>>>> wip/policy
 
     @property
     def digest(self) -> Digest:
@@ -122,15 +115,11 @@ def build_plan(
     hits = look_up(ws, owner_keys=owner_keys, sample_ids=sample_ids)
     if hits.empty:
         raise RequestRefusedError(f"request {request.request_id}: no such owner or sample in this workspace", reason="no_match")
-<<<<<<< HEAD
     included = chosen_duplicates(ws, hits, choice)
     hits = pd.concat([hits, included], ignore_index=True).sort_values(["shard", "stage", "owner_key", "sample_id"], ignore_index=True)
-    twins = look_up(ws, sample_ids=set(hits["sample_id"]))
-=======
     held, holds = find_held(hits, active_holds(ws, utc_now()))
     hits = drop_samples(hits, held)
-    twins = find_samples(manifests, sample_ids=set(hits["sample_id"]))
->>>>>>> wip/policy
+    twins = look_up(ws, sample_ids=set(hits["sample_id"]))
     elsewhere = drop_samples(twins, hits)
     hit_shards = sorted(int(shard) for shard in hits["shard"].unique())
     shards = tuple(_plan_shard(ws, shard, load_manifest(ws, shard), hits[hits["shard"] == shard]) for shard in hit_shards)
@@ -151,13 +140,10 @@ def build_plan(
             for stage, count in enumerate(count_by_stage(ws, shard, settings.stages))
         ),
         duplicates_elsewhere=_to_hits(elsewhere),
-<<<<<<< HEAD
         duplicates_included=len(included),
         perceptual_bands=tuple(perceptual_bands(ws, value) for value in hash_samples(ws, hits)),
-=======
         held_samples=len(held),
         holds=tuple(describe_hold(hold) for hold in holds),
->>>>>>> wip/policy
     )
 
 
@@ -178,15 +164,12 @@ def load_plan(ws: Workspace, request_id: str) -> ForgetPlan | None:
     shards = tuple(ShardPlan(**shard) for shard in document.pop("shards"))
     hits = tuple(Hit(**hit) for hit in document.pop("hits"))
     elsewhere = tuple(Hit(**hit) for hit in document.pop("duplicates_elsewhere"))
-<<<<<<< HEAD
-    bands = tuple(tuple(entry) for entry in document.pop("perceptual_bands"))
-    return ForgetPlan(
-        **document | {"owners": tuple(document["owners"])}, shards=shards, hits=hits, duplicates_elsewhere=elsewhere, perceptual_bands=bands
-    )
-=======
-    named = {"owners": tuple(document["owners"]), "holds": tuple(document.get("holds", ()))}
+    named = {
+        "owners": tuple(document["owners"]),
+        "holds": tuple(document.get("holds", ())),
+        "perceptual_bands": tuple(tuple(entry) for entry in document["perceptual_bands"]),
+    }
     return ForgetPlan(**document | named, shards=shards, hits=hits, duplicates_elsewhere=elsewhere)
->>>>>>> wip/policy
 
 
 def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, now: datetime) -> None:
@@ -217,12 +200,9 @@ def summarise_plan(plan: ForgetPlan) -> dict[str, Json]:
         "steps": plan.steps,
         "steps_full_build": plan.steps_full_build,
         "duplicates_elsewhere": len(plan.duplicates_elsewhere),
-<<<<<<< HEAD
         "duplicates_included": plan.duplicates_included,
-=======
         "held_samples": plan.held_samples,
         "holds": list(plan.holds),
->>>>>>> wip/policy
     }
 
 

@@ -18,15 +18,10 @@ from tasks.deciding import audit_run, close_run
 from tasks.erasure import erase_objects, objects_to_erase
 from tasks.evaluation import PictureRequest, ShardDescription, erase_descriptions_but, erase_generated_but
 from tasks.files import erase_folder
-<<<<<<< HEAD
-from tasks.forgetting import kept_plan
-from tasks.identities import forget_identities
-from tasks.ledger import Ledger
-from tasks.lookup import erase_stale_indices
-=======
 from tasks.forgetting import exemption_of, kept_plan
+from tasks.identities import forget_identities
 from tasks.ledger import OPEN, Ledger, Status
->>>>>>> wip/policy
+from tasks.lookup import erase_stale_indices
 from tasks.manifest_store import load_manifest
 from tasks.mlflow_erasure import erase_versions
 from tasks.planning import ForgetPlan, erase_plan
@@ -124,13 +119,10 @@ def close_request(case: Case) -> dict[str, Json]:
         "affected_shards": decided["shards_hit"],
         "dvc_revision_before": planned["dvc_revision"],
         "dvc_revision_after": removed["dvc_revision"],
-<<<<<<< HEAD
         "manifests_before": planned.get("manifests"),
         "manifests_after": removed.get("manifests"),
         "kept": _describe_kept(candidate.version, decided["serving"]),
-=======
         "exemption": exemption_of(plan),
->>>>>>> wip/policy
         "purged": purged["counts"],
         "absence": "every store was listed again after the erasure and held none of the erased objects",
         "suppressed_samples": purged["suppressed"],

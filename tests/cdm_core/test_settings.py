@@ -57,35 +57,30 @@ def test_the_shipped_parameters_parse() -> None:
     assert settings.model_dump() == {**document(), "timestamping": None}
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("key", [key for key in all_keys() if not key.startswith("intake")])
-=======
 def required_keys() -> list[str]:
-    """Workspaces made before there were clocks and approvals go on with their defaults."""
-    return [key for key in all_keys() if key.partition(".")[0] not in ("terms", "approvals")]
+    """Workspaces made before there were intakes, clocks and approvals go on with their defaults."""
+    return [key for key in all_keys() if key.partition(".")[0] not in ("intake", "terms", "approvals")]
 
 
 @pytest.mark.parametrize("key", required_keys())
->>>>>>> wip/policy
 def test_a_missing_key_is_named(key: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^params.yaml: {key}: Field required$"):
         parse_settings(without_value(key), "params.yaml")
 
 
-<<<<<<< HEAD
 def test_a_workspace_from_before_the_intakes_parses() -> None:
     assert parse_settings(without_value("intake"), "params.yaml").intake.business == "lethe.example"
-=======
+
+
 def test_clocks_and_approvals_have_the_shipped_values_as_defaults() -> None:
     older = {name: value for name, value in document().items() if name not in ("terms", "approvals")}
-    assert parse_settings(yaml.safe_dump(older).encode(), "params.yaml").model_dump() == document()
+    assert parse_settings(yaml.safe_dump(older).encode(), "params.yaml").model_dump() == {**document(), "timestamping": None}
 
 
 def test_more_approvals_than_roles_are_refused() -> None:
     content = yaml.safe_dump(document() | {"approvals": {"required": 2, "roles": ["dpo"], "distinct": True}}).encode()
     with pytest.raises(InvalidInputError, match=r"approvals\.required: more than there are roles"):
         parse_settings(content, "params.yaml")
->>>>>>> wip/policy
 
 
 @pytest.mark.parametrize("key", all_keys())
