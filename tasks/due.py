@@ -36,6 +36,20 @@ def find_due(ws: Workspace, ledger: Ledger, stored: StoredRequest, now: datetime
     return Due(due_at=due_at, overdue=not is_closed and now >= due_at, extended=extended, is_closed=is_closed)
 
 
+def describe_clock(ws: Workspace, request_id: str, now: datetime) -> dict[str, Json]:
+    """What a record says of time: `clock`, and `extension` if there was one."""
+    ledger = Ledger(ws)
+    stored, extension = ledger.request(request_id), ledger.last("extended", request_id)
+    assert stored is not None, "an open case is stored"
+    due = find_due(ws, ledger, stored, now)
+    clock: dict[str, Json] = {
+        "received_at": stored.received_at.isoformat(),
+        "due_at": due.due_at.isoformat() if due.due_at else None,
+        "in_time": due.due_at is None or now < due.due_at,
+    }
+    return {"clock": clock, "extension": None if extension is None else {**extension.body, "at": extension.at.isoformat()}}
+
+
 def extend_request(ws: Workspace, request_id: str, reason: str, now: datetime) -> dict[str, Json]:
     """Extend a request's period, once, and record why.
 

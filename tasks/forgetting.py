@@ -21,6 +21,7 @@ from tasks.clock import utc_now
 from tasks.compositions import expert_of, load_composition, replace_experts, save_composition
 from tasks.data_versions import commit_data, commit_training, data_revision, require_committed
 from tasks.deciding import Judged, Work, audit_run, decide
+from tasks.due import describe_clock
 from tasks.duplicates import load_choice
 from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, prefix_rows
 from tasks.identities import keep_outcomes
@@ -239,7 +240,8 @@ def decide_forgotten(
         "manifests_before": planned.get("manifests"),
         "manifests_after": removed.get("manifests"),
         "exemption": exemption_of(plan),
-        "approval": dict(case.find("plan_accepted") or {}) or None,
+        "approvers": (case.find("plan_accepted") or {}).get("approvers"),
+        **describe_clock(case.ws, case.request_id, utc_now()),
         "clean_checkpoints": {str(shard.shard): shard.clean_checkpoint for shard in plan.shards},
         "why_clean": WHY_CLEAN,
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},

@@ -15,6 +15,7 @@ from tasks.classifiers import erase_classifiers, train_classifier_of_today
 from tasks.clock import utc_now
 from tasks.compositions import adapter_files, load_composition, saved_compositions, tainted_adapters
 from tasks.deciding import audit_run, close_run
+from tasks.due import describe_clock
 from tasks.erasure import erase_objects, objects_to_erase
 from tasks.evaluation import PictureRequest, ShardDescription, erase_descriptions_but, erase_generated_but
 from tasks.files import erase_folder
@@ -123,6 +124,7 @@ def close_request(case: Case) -> dict[str, Json]:
         "manifests_after": removed.get("manifests"),
         "kept": _describe_kept(candidate.version, decided["serving"]),
         "exemption": exemption_of(plan),
+        **describe_clock(case.ws, case.request_id, utc_now()),
         "purged": purged["counts"],
         "absence": "every store was listed again after the erasure and held none of the erased objects",
         "suppressed_samples": purged["suppressed"],
