@@ -13,7 +13,9 @@ from typing import Annotated
 import typer
 
 from cdm_core.errors import LetheError
+from flows import bench_commands, hold_commands, identities_commands, keys_commands, pretrain_commands
 from flows.environment import configure_libraries
+from flows.options import HERE, JsonOption, WorkspaceOption, print_answer
 
 app = typer.Typer(
     name="lethe",
@@ -23,21 +25,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-pretrain_app = typer.Typer(help="The recipes that made the shipped weights.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(pretrain_app, name="pretrain")
-bench_app = typer.Typer(help="Measurements, each of the product's own path.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(bench_app, name="bench")
+for name, commands in (
+    ("keys", keys_commands),
+    ("identities", identities_commands),
+    ("hold", hold_commands),
+    ("pretrain", pretrain_commands),
+    ("bench", bench_commands),
+):
+    app.add_typer(commands.app, name=name)
 
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="The workspace.")]
 IncludeDuplicatesOption = Annotated[
     str,
     typer.Option("--include-duplicates", metavar="ids|none|exact", help="Which duplicates under other owners go too: ids with commas."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-CorpusOption = Annotated[
-    Path, typer.Option(metavar="DIR", help="Holds google/package and twitter/package: the two npm packages of emoji pictures, unpacked.")
-]
-_HERE = Path(".")
 
 
 class IntakeForm(StrEnum):
@@ -57,123 +57,34 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make the workspace; must not exist or be empty.")],
     shards: Annotated[int, typer.Option(help="Number of shards, one adapter each.")] = 8,
     stages: Annotated[int, typer.Option(help="Number of training stages of a shard.")] = 4,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Make a workspace: OpenMoji rendered to 32×32, packs, manifests, git + DVC, MLflow database, signing keys."""
     from flows.commands import run_init
 
-    _answer(run_init(workspace / directory, shards=shards, stages=stages), as_json)
+    print_answer(run_init(workspace / directory, shards=shards, stages=stages), as_json)
 
 
 @app.command()
-def build(workspace: WorkspaceOption = _HERE, as_json: JsonOption = False) -> None:
+def build(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
     """Train every shard's adapter, compose, evaluate, sign, log, register, promote."""
     from flows.commands import run_build
 
-    _answer(run_build(workspace), as_json)
-
-
-keys_app = typer.Typer(help="Who may sign requests.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(keys_app, name="keys")
-
-
-@keys_app.command("add-issuer")
-def add_issuer(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As requests name it, for example owner:johanna.")],
-    public_key: Annotated[
-        Path | None, typer.Option("--public-key", metavar="FILE", help="Ed25519 public key in PEM; else a pair is made.")
-    ] = None,
-    workspace: WorkspaceOption = _HERE,
-    as_json: JsonOption = False,
-) -> None:
-    """Register who may sign requests."""
-    from flows.commands import run_add_issuer
-
-    _answer(run_add_issuer(workspace, name, public_key), as_json)
-
-
-@keys_app.command("export")
-def export_keys(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The key list to write.")],
-    workspace: WorkspaceOption = _HERE,
-    as_json: JsonOption = False,
-) -> None:
-    """Write the list of public keys that check this workspace's records and receipts."""
-    from flows.receipts import run_export_keys
-
-    _answer(run_export_keys(workspace, out), as_json)
-
-
-identities_app = typer.Typer(help="By what senders know an owner.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(identities_app, name="identities")
-
-
-@identities_app.command("add")
-def add_identities(
-    owner: Annotated[str, typer.Argument(metavar="OWNER_ID", help="As `lethe learn --owner` was told.")],
-    email: Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="An e-mail address; may be repeated.")] = None,
-    phone: Annotated[list[str] | None, typer.Option(metavar="NUMBER", help="A phone number; may be repeated.")] = None,
-    customer_id: Annotated[list[str] | None, typer.Option("--customer-id", metavar="ID", help="A controller's; may be repeated.")] = None,
-    workspace: WorkspaceOption = _HERE,
-    as_json: JsonOption = False,
-) -> None:
-    """Say by what senders know an owner; only keyed hashes are stored."""
-    from flows.answers import run_add_identities
-
-    given = {"email": email, "phone": phone, "controller_customer_id": customer_id}
-    _answer(run_add_identities(workspace, owner, [(kind, value) for kind, values in given.items() for value in values or []]), as_json)
-
-
-@keys_app.command("add")
-def add_key(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
-    public_key: Annotated[Path, typer.Option("--public-key", metavar="FILE", help="Ed25519 public key in PEM.")],
-    role: Annotated[list[str], typer.Option("--role", metavar="ROLE", help="issuer, or a role of params.yaml's approvals; repeatable.")],
-    valid_from: Annotated[str | None, typer.Option(metavar="TIME", help="Default: now.")] = None,
-    valid_until: Annotated[str | None, typer.Option(metavar="TIME", help="Default: without end.")] = None,
-    workspace: WorkspaceOption = _HERE,
-    as_json: JsonOption = False,
-) -> None:
-    """Register a key with its roles and validity."""
-    from flows.policy import run_keys_add
-
-    _answer(run_keys_add(workspace, name, public_key, role, valid_from, valid_until), as_json)
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    keyid: Annotated[str, typer.Argument(metavar="KEYID", help="The key, or its first 8 digits or more.")],
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands in the registry.")],
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Since when it doesn't count; default: now.")] = None,
-    workspace: WorkspaceOption = _HERE,
-    as_json: JsonOption = False,
-) -> None:
-    """Let a key count no longer; what the ledger recorded before stays good."""
-    from flows.policy import run_keys_revoke
-
-    _answer(run_keys_revoke(workspace, keyid, reason, since), as_json)
-
-
-@keys_app.command("list")
-def list_keys(workspace: WorkspaceOption = _HERE, as_json: JsonOption = False) -> None:
-    """List the key registry."""
-    from flows.policy import run_keys_list
-
-    _answer(run_keys_list(workspace), as_json)
+    print_answer(run_build(workspace), as_json)
 
 
 @app.command()
 def sign(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The request file.")],
     issuer: Annotated[str, typer.Option(metavar="NAME", help="A registered issuer whose private key lies in the workspace.")],
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Write FILE.sig: Ed25519 over the file's bytes."""
     from flows.commands import run_sign
 
-    _answer(run_sign(workspace, file, issuer), as_json)
+    print_answer(run_sign(workspace, file, issuer), as_json)
 
 
 @app.command()
@@ -181,19 +92,19 @@ def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A request file.")],
     include_duplicates: IncludeDuplicatesOption = "none",
     out: Annotated[Path | None, typer.Option(metavar="PLAN", help="Write the plan document, which people approve.")] = None,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a request would retrain, reuse and erase; changes nothing."""
     from flows.commands import run_plan
 
-    _answer(run_plan(workspace, file, include_duplicates=include_duplicates, out=out), as_json)
+    print_answer(run_plan(workspace, file, include_duplicates=include_duplicates, out=out), as_json)
 
 
 @app.command("plan-shards")
 def plan_shards(
     batch: Annotated[int, typer.Option(min=1, metavar="K", help="How many deletions are carried out together.")] = 1,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the workspace's stages with other plans: what a deletion is expected to cost under each; changes nothing."""
@@ -201,58 +112,20 @@ def plan_shards(
 
     document = run_plan_shards(workspace, batch, show_table=not as_json)
     if as_json:
-        _answer(document, as_json)
-
-
-hold_app = typer.Typer(help="Samples that may not be erased yet.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(hold_app, name="hold")
-
-
-@hold_app.command("add")
-def add_hold(
-    ground: Annotated[str, typer.Option(metavar="GROUND", help="legal_claim, legal_obligation, public_interest, research or other.")],
-    until: Annotated[str, typer.Option(metavar="DATE", help="When it ends.")],
-    sample: Annotated[list[str] | None, typer.Option("--sample", metavar="ID", help="A sample; repeatable.")] = None,
-    owner: Annotated[list[str] | None, typer.Option("--owner", metavar="ID", help="All samples of an owner; repeatable.")] = None,
-    note: Annotated[str | None, typer.Option(metavar="TEXT", help="Kept while the hold counts, shown nowhere.")] = None,
-    workspace: WorkspaceOption = _HERE,
-    as_json: JsonOption = False,
-) -> None:
-    """Exempt samples from deletion requests until a day."""
-    from flows.hold import run_hold_add
-
-    _answer(run_hold_add(workspace, samples=sample or [], owners=owner or [], ground=ground, until=until, note=note), as_json)
-
-
-@hold_app.command("release")
-def release_hold(
-    hold_id: Annotated[str, typer.Argument(metavar="HOLD_ID")], workspace: WorkspaceOption = _HERE, as_json: JsonOption = False
-) -> None:
-    """End a hold; requests that waited for it are put back in the queue."""
-    from flows.hold import run_hold_release
-
-    _answer(run_hold_release(workspace, hold_id), as_json)
-
-
-@hold_app.command("list")
-def list_holds(workspace: WorkspaceOption = _HERE, as_json: JsonOption = False) -> None:
-    """List the holds that count."""
-    from flows.hold import run_hold_list
-
-    _answer(run_hold_list(workspace), as_json)
+        print_answer(document, as_json)
 
 
 @app.command()
 def approve(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan document.")],
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="A private Ed25519 key in PEM, registered in a role that approves.")],
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Sign a plan; the approval lies in PLAN.approvals/."""
     from flows.policy import run_approve
 
-    _answer(run_approve(workspace, plan_file, key), as_json)
+    print_answer(run_approve(workspace, plan_file, key), as_json)
 
 
 @app.command()
@@ -261,14 +134,14 @@ def submit(
     include_duplicates: IncludeDuplicatesOption = "none",
     form: Annotated[IntakeForm, typer.Option("--format", help="The request's form; auto tells it by content.")] = IntakeForm.AUTO,
     plan_file: Annotated[Path | None, typer.Option("--plan", metavar="PLAN", help="Carry it out as planned and approved.")] = None,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Forget: stop serving the data within seconds, retrain, evaluate, sign, promote, purge."""
     from cdm_core.intake.detection import find_form
     from flows.commands import run_submit
 
-    _answer(run_submit(workspace, file, include_duplicates=include_duplicates, form=find_form(form.value), plan=plan_file), as_json)
+    print_answer(run_submit(workspace, file, include_duplicates=include_duplicates, form=find_form(form.value), plan=plan_file), as_json)
 
 
 @app.command()
@@ -279,13 +152,13 @@ def learn(
         str | None,
         typer.Option(metavar="TIER", help="How likely a withdrawal is: a tier's name, or a stage's number; 0 trains first."),
     ] = None,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Learn an owner's pictures: retrain the shard, evaluate, sign, promote."""
     from flows.commands import run_learn
 
-    _answer(run_learn(workspace, directory, owner, tier), as_json)
+    print_answer(run_learn(workspace, directory, owner, tier), as_json)
 
 
 @app.command()
@@ -294,7 +167,7 @@ def review(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands in the signed record.")],
     accept: Annotated[bool, typer.Option("--accept", help="Promote the waiting composition.")] = False,
     reject: Annotated[bool, typer.Option("--reject", help="Keep what serves.")] = False,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Sign a person's decision on a composition that waits."""
@@ -302,7 +175,7 @@ def review(
         raise typer.BadParameter("say either --accept or --reject")
     from flows.commands import run_review
 
-    _answer(run_review(workspace, request_id, accept=accept, reason=reason), as_json)
+    print_answer(run_review(workspace, request_id, accept=accept, reason=reason), as_json)
 
 
 @app.command()
@@ -311,7 +184,7 @@ def status(
     answer_as: Annotated[AnswerForm | None, typer.Option("--as", help="The document that the request's sender expects.")] = None,
     overdue: Annotated[bool, typer.Option("--overdue", help="Only those that are late.")] = False,
     due_in: Annotated[str | None, typer.Option("--due-in", metavar="SPAN", help="Only those due within 7d, 36h or so.")] = None,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """List requests and what became of them."""
@@ -325,20 +198,20 @@ def status(
         return
     from flows.commands import run_status
 
-    _answer(run_status(workspace, request_id, overdue=overdue, due_in=due_in), as_json)
+    print_answer(run_status(workspace, request_id, overdue=overdue, due_in=due_in), as_json)
 
 
 @app.command()
 def extend(
     request_id: Annotated[str, typer.Argument(metavar="ID", help="An open request.")],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands in the ledger. Name no person.")],
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Extend a request's period, once and inside the first."""
     from flows.policy import run_extend
 
-    _answer(run_extend(workspace, request_id, reason), as_json)
+    print_answer(run_extend(workspace, request_id, reason), as_json)
 
 
 @app.command()
@@ -346,13 +219,13 @@ def receipt(
     request_id: Annotated[str, typer.Argument(metavar="ID", help="A closed request.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The receipt to write.")],
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="A second private key (PEM) that signs too.")] = None,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Write a closed request's receipt: signed, logged, time-stamped where an authority is configured."""
     from flows.receipts import run_receipt
 
-    _answer(run_receipt(workspace, request_id, out, key), as_json)
+    print_answer(run_receipt(workspace, request_id, out, key), as_json)
 
 
 @app.command()
@@ -365,7 +238,7 @@ def verify(
     """Check a record, a receipt or the ledger: signatures, chain or log, and the digests it names; offline."""
     from flows.receipts import run_verify
 
-    _answer(run_verify(path, workspace, trust), as_json)
+    print_answer(run_verify(path, workspace, trust), as_json)
 
 
 @app.command()
@@ -387,7 +260,7 @@ def replay(
     from flows.replay import run_replay
 
     document = run_replay(record, workspace, keys, sample, count)
-    _answer(document, as_json)
+    print_answer(document, as_json)
     if document["grade"] == "re-executed and different":
         raise typer.Exit(1)
 
@@ -395,7 +268,7 @@ def replay(
 @app.command()
 def checkpoints(
     collect: Annotated[bool, typer.Option("--collect", help="Delete the checkpoints that nothing refers to.")] = False,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """List each shard's chain of stages: what is kept, why it is reusable or not, and who needs it."""
@@ -403,7 +276,7 @@ def checkpoints(
 
     document = run_checkpoints(workspace, collect=collect)
     if as_json:
-        _answer(document, as_json)
+        print_answer(document, as_json)
     else:
         print_checkpoints(document)
 
@@ -424,7 +297,7 @@ def generate(
     entitlements: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A signed grant: shards outside it are neither loaded nor used.")
     ] = None,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Sample the champion into a PNG grid."""
@@ -442,7 +315,7 @@ def generate(
         out=out,
         entitlements=entitlements,
     )
-    _answer(document, as_json)
+    print_answer(document, as_json)
 
 
 @app.command()
@@ -454,7 +327,7 @@ def attribute(
     draws: Annotated[int, typer.Option(min=2, max=4096, help="Noise draws an adapter.")] = 32,
     plot: Annotated[Path, typer.Option(metavar="FILE", help="The SVG of weights over denoising time to write.")] = Path("attribution.svg"),
     validate: Annotated[bool, typer.Option("--validate", help="Of generated pictures: compare with leaving each shard out.")] = False,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Say which shards a picture came from, with standard errors."""
@@ -464,7 +337,7 @@ def attribute(
         raise typer.BadParameter("--validate needs --generate")
     from flows.attribute import run_attribute
 
-    _answer(run_attribute(workspace, image, num=num, seed=seed, prompt=prompt, draws=draws, plot=plot, validate=validate), as_json)
+    print_answer(run_attribute(workspace, image, num=num, seed=seed, prompt=prompt, draws=draws, plot=plot, validate=validate), as_json)
 
 
 @app.command()
@@ -473,31 +346,31 @@ def grant(
     shards: Annotated[str, typer.Option(metavar="a,b", help="With which shards.")],
     expires: Annotated[str, typer.Option(metavar="DATE", help="Until when: a date (its beginning in UTC) or an ISO 8601 time.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The grant to write.")],
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Sign a grant for `lethe generate --entitlements` with the workspace's key."""
     from flows.grant import run_grant
 
-    _answer(run_grant(workspace, subject=subject, shards=shards, expires=expires, out=out), as_json)
+    print_answer(run_grant(workspace, subject=subject, shards=shards, expires=expires, out=out), as_json)
 
 
 @app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Start the MLflow UI on 127.0.0.1 and say its address; ends with Ctrl-C."""
     from flows.commands import run_ui
 
-    run_ui(workspace, port, lambda url: _answer({"url": url}, as_json))
+    run_ui(workspace, port, lambda url: print_answer({"url": url}, as_json))
 
 
 @app.command()
 def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the Prefect server, on 127.0.0.1.")] = 4200,
-    workspace: WorkspaceOption = _HERE,
+    workspace: WorkspaceOption = HERE,
 ) -> None:
     """Watch the inbox: run the forget and learn flows as requests and arrivals come in; ends with Ctrl-C."""
     from flows.serve import run_serve
@@ -516,108 +389,17 @@ def demo(
 
     document = run_demo(directory, say if as_json else tell)
     if as_json:
-        _answer(document, as_json)
+        print_answer(document, as_json)
 
 
 @app.command("train-shard", hidden=True)
 def train_shard(
-    shard: Annotated[int, typer.Argument(metavar="SHARD")], workspace: WorkspaceOption = _HERE, as_json: JsonOption = False
+    shard: Annotated[int, typer.Argument(metavar="SHARD")], workspace: WorkspaceOption = HERE, as_json: JsonOption = False
 ) -> None:
     """Train one shard: what `dvc repro` runs."""
     from flows.commands import run_train_shard
 
-    _answer(run_train_shard(workspace, shard), as_json)
-
-
-@pretrain_app.command("clip")
-def pretrain_clip(
-    corpus: CorpusOption = Path("public-corpus"),
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where weights and metrics go.")] = Path("pretrained/clip"),
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the recipe's.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train the CLIP model on the public corpus."""
-    from flows.pretrain import run_pretrain_clip
-
-    _answer(run_pretrain_clip(corpus, out, steps), as_json)
-
-
-@pretrain_app.command("backbone")
-def pretrain_backbone(
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")],
-    corpus: CorpusOption = Path("public-corpus"),
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where state and weights go; a run there is gone on with.")] = Path(
-        "pretrained/backbone"
-    ),
-    as_json: JsonOption = False,
-) -> None:
-    """Train the backbone on the public corpus; resumable."""
-    from flows.pretrain import run_pretrain_backbone
-
-    _answer(run_pretrain_backbone(corpus, out, minutes), as_json)
-
-
-@pretrain_app.command("measure")
-def pretrain_measure(
-    corpus: CorpusOption = Path("public-corpus"),
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where MODEL_CARD.md and its folder card/ go.")] = Path("pretrained/card"),
-    training: Annotated[Path | None, typer.Option(metavar="DIR", help="Where `pretrain backbone` wrote; gives the loss curve.")] = None,
-    num: Annotated[int | None, typer.Option(metavar="N", help="Pictures in each Fréchet distance; default: half of the held-out.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure the shipped weights on held-out public pictures and write the model card."""
-    from flows.pretrain import run_measure
-
-    _answer(run_measure(corpus, out, training, num), as_json)
-
-
-@bench_app.command("compose")
-def bench_compose(
-    pictures: Annotated[int, typer.Option(min=1, help="Pictures sampled together.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Euler steps of each sampling.")] = 4,
-    repetitions: Annotated[int, typer.Option(min=1, help="Of all sides, in alternation.")] = 5,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure what composing 1 to 16 adapters costs against one model."""
-    from flows.bench.compose import run_bench_compose
-
-    _answer(run_bench_compose(pictures=pictures, steps=steps, repetitions=repetitions), as_json)
-
-
-@bench_app.command("training")
-def bench_training(
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each side and repetition.")] = 8,
-    repetitions: Annotated[int, typer.Option(min=1, help="Of all sides, in alternation.")] = 7,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure LoRA training against a plain forward and backward, and against peft and diffusers as their examples train."""
-    from flows.bench.training import run_bench_training
-
-    _answer(run_bench_training(steps=steps, repetitions=repetitions), as_json)
-
-
-@bench_app.command("lookup")
-def bench_lookup(
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of all manifests together.")] = 10_000_000,
-    directory: Annotated[
-        Path | None, typer.Option("--dir", metavar="DIR", help="Where to make the manifests and leave them; else a temporary folder.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the manifests' content.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Make manifests of many rows and measure how long a look-up in them takes."""
-    from flows.bench.lookup import run_bench_lookup
-
-    _answer(run_bench_lookup(rows, directory, seed), as_json)
-
-
-def _answer(document: dict[str, object], as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(document) + "\n")
-        return
-    from flows.console import print_document
-
-    print_document(document)
+    print_answer(run_train_shard(workspace, shard), as_json)
 
 
 def main() -> None:

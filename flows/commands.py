@@ -229,12 +229,11 @@ def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -
 
 def run_status(directory: Path, request_id: str | None, *, overdue: bool = False, due_in: str | None = None) -> Document:
     """List requests, and when they are due."""
-    from tasks.answers import find_requests
     from tasks.ledger import Ledger
 
     ws = open_for_flow(directory)
     ledger = Ledger(ws)
-    stored = ledger.requests() if request_id is None else find_requests(ledger, request_id)
+    stored = ledger.requests() if request_id is None else ledger.requests_named(request_id)
     if request_id is not None and not stored:
         raise InvalidInputError(f"{request_id}: no such request")
     rows: list[Document] = [

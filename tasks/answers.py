@@ -5,13 +5,8 @@ from cdm_core.intake.case_status import CaseStatus, compute_expected_by
 from cdm_core.intake.detection import Format
 from tasks.identities import load_outcomes
 from tasks.intake import read_format
-from tasks.ledger import Ledger, StoredRequest
+from tasks.ledger import Ledger
 from tasks.workspace import Workspace
-
-
-def find_requests(ledger: Ledger, request_id: str) -> list[StoredRequest]:
-    """The requests that came under an id, of which there may be one from each issuer; or the one with that id in the ledger."""
-    return [stored for stored in ledger.requests() if request_id in (stored.request_id, stored.request_id.partition("@")[0])]
 
 
 def read_case(ws: Workspace, request_id: str, form: str) -> CaseStatus:
@@ -21,7 +16,7 @@ def read_case(ws: Workspace, request_id: str, form: str) -> CaseStatus:
         InvalidInputError: there is none, or there are several.
     """
     ledger = Ledger(ws)
-    found = [(stored, _form_and_regulation(ledger, stored.request_id)) for stored in find_requests(ledger, request_id)]
+    found = [(stored, _form_and_regulation(ledger, stored.request_id)) for stored in ledger.requests_named(request_id)]
     if not found:
         raise InvalidInputError(f"{request_id}: no such request")
     matching = [(stored, regulation) for stored, (its_form, regulation) in found if its_form == form]

@@ -252,6 +252,10 @@ class Ledger:
         with self._connect() as connection:
             return [_read_request(row) for row in connection.execute("SELECT * FROM requests ORDER BY received_at, rowid")]
 
+    def requests_named(self, request_id: str) -> list[StoredRequest]:
+        """The requests that came under an id, of which there may be one from each issuer; or the one with that id here."""
+        return [stored for stored in self.requests() if request_id in (stored.request_id, stored.request_id.partition("@")[0])]
+
     def set_status(self, request_id: str, status: Status, answer: Mapping[str, Json] | None = None) -> None:
         """Set where a request stands and what it was answered; an answer of None leaves the one before.
 

@@ -1,0 +1,50 @@
+"""`lethe bench`: measurements, each of the product's own path."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.options import JsonOption, print_answer
+
+app = typer.Typer(help="Measurements, each of the product's own path.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("compose")
+def bench_compose(
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures sampled together.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Euler steps of each sampling.")] = 4,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of all sides, in alternation.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what composing 1 to 16 adapters costs against one model."""
+    from flows.bench.compose import run_bench_compose
+
+    print_answer(run_bench_compose(pictures=pictures, steps=steps, repetitions=repetitions), as_json)
+
+
+@app.command("training")
+def bench_training(
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each side and repetition.")] = 8,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of all sides, in alternation.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure LoRA training against a plain forward and backward, and against peft and diffusers as their examples train."""
+    from flows.bench.training import run_bench_training
+
+    print_answer(run_bench_training(steps=steps, repetitions=repetitions), as_json)
+
+
+@app.command("lookup")
+def bench_lookup(
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of all manifests together.")] = 10_000_000,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Where to make the manifests and leave them; else a temporary folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the manifests' content.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make manifests of many rows and measure how long a look-up in them takes."""
+    from flows.bench.lookup import run_bench_lookup
+
+    print_answer(run_bench_lookup(rows, directory, seed), as_json)
