@@ -151,15 +151,21 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool, guar
             return answer  # given while this process waited for the flow's lock
         from flows.forget import forget
         from flows.resume import finish_interrupted
+        from tasks.batches import coalesce
         from tasks.planning import refuse_request
 
         finish_interrupted(ws, but=request_id)
+        if (answer := _earlier_answer(ws, request_id)) is not None:
+            return answer  # its batch had been cut short
         if guard is not None:
             guard(request_id)
         elif ws.settings().approvals.required > 0:
             raise StateError(f"request {request_id}: waits for approvals; carry it out with: lethe submit FILE --plan PLAN")
+        is_alone = guard is not None or ws.settings().approvals.required > 0
+        case_id = request_id if is_alone else coalesce(ws, request_id, utc_now())
         try:
-            return dict(forget(str(ws.root), request_id))
+            answer = dict(forget(str(ws.root), case_id))
+            return answer if case_id == request_id else _earlier_answer(ws, request_id) or answer
         except RequestRefusedError as error:
             refuse_request(ws, request_id, error, utc_now())
             raise
@@ -216,15 +222,22 @@ def learn_arrival(ws: Workspace, arrival: "Arrival", *, show_progress: bool) -> 
 
 def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -> Document:
     """Sign a person's decision."""
+    from tasks.batches import batch_of, review_batch
     from tasks.case import Case
     from tasks.deciding import review
+    from tasks.ledger import Ledger
     from tasks.locks import exclusive_lock
 
     if not reason.strip():
         raise InvalidInputError("reason: must not be empty")
     ws = open_for_flow(directory)
     with exclusive_lock(ws.private / "flow.lock"):
-        return dict(review(Case(ws, request_id), accept=accept, reason=reason))
+        if (batch := batch_of(ws, request_id)) is None:
+            return dict(review(Case(ws, request_id), accept=accept, reason=reason))
+        review_batch(Case(ws, batch), accept=accept, reason=reason)
+        stored = Ledger(ws).request(request_id)
+        assert stored is not None, "a batch's request is stored"
+        return dict(stored.answer or {})
 
 
 def run_status(directory: Path, request_id: str | None, *, overdue: bool = False, due_in: str | None = None) -> Document:
@@ -233,7 +246,11 @@ def run_status(directory: Path, request_id: str | None, *, overdue: bool = False
 
     ws = open_for_flow(directory)
     ledger = Ledger(ws)
-    stored = ledger.requests() if request_id is None else ledger.requests_named(request_id)
+    stored = (
+        [each for each in ledger.requests() if not each.request_id.startswith("@")]
+        if request_id is None
+        else ledger.requests_named(request_id)
+    )
     if request_id is not None and not stored:
         raise InvalidInputError(f"{request_id}: no such request")
     rows: list[Document] = [

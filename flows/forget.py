@@ -1,7 +1,7 @@
 """Forget: the procedure for a deletion request.
 
  1. Receive: the bytes were kept and the signature verified before parsing (`tasks.intake`, before this flow starts).
- 2. Resolve the request to owners, shards, stages and samples.
+ 2. Resolve the request, or all that wait together (`tasks.batches`), to owners, shards, stages and samples.
  3. Plan what will be retrained, reused and erased; the plan is kept until the request is closed.
  4. Approval: the registered issuer's signature over the request is all that policy asks for here.
  5. Stop: compose each hit shard's last clean checkpoint, sign, log, promote. From here on nothing served uses the data.
@@ -25,7 +25,7 @@ from cdm_core.composition import Composition
 from cdm_core.digests import Json
 from cdm_core.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, train
-from tasks import forgetting, purging
+from tasks import batches, forgetting, purging
 from tasks.case import Case, Served
 from tasks.evaluation import ShardDescription
 from tasks.planning import ForgetPlan
@@ -55,7 +55,8 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
 @task(cache_policy=NO_CACHE)
 def make_plan(root: str, request_id: str) -> ForgetPlan:
     """Resolve and plan, or read the plan of a flow that was cut short."""
-    return forgetting.plan_request(_case(root, request_id))
+    case = _case(root, request_id)
+    return batches.plan_batch(case) if batches.is_batch(request_id) else forgetting.plan_request(case)
 
 
 @task(cache_policy=NO_CACHE)
@@ -100,7 +101,9 @@ def purge(root: str, request_id: str, descriptions: list[ShardDescription]) -> d
 
 @task(cache_policy=NO_CACHE)
 def close(root: str, request_id: str) -> dict[str, Json]:
-    """Sign the closing record and keep the answer."""
+    """Sign the closing record, of a batch those of its requests first, and keep the answer."""
+    if batches.is_batch(request_id):
+        batches.close_members(_case(root, request_id))
     return purging.close_request(_case(root, request_id))
 
 

@@ -4,7 +4,7 @@ The ledger says what has happened. A step's entry follows its effect, so a flow 
 step finds by digest or step key what it made before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -60,11 +60,15 @@ def plan_request(case: Case) -> ForgetPlan:
     keep_outcomes(case.ws, request)
     choice = load_choice(case.ws, case.request_id)
     plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id), choice=choice)
-    if not plan.hits:
-        return plan
+    return record_plan(case, plan, serving, {}) if plan.hits else plan
+
+
+def record_plan(case: Case, plan: ForgetPlan, serving: tuple[int, Composition], details: Mapping[str, Json]) -> ForgetPlan:
+    """Keep the plan until the case is closed, and let the ledger know it and what serves now; `details` are added to the event."""
     save_plan(case.ws, plan)
     version, composition = serving
     body = summarise_plan(plan) | {"version": version, "composition": composition.digest, "dvc_revision": data_revision(case.ws)}
+    body |= details
     body["manifests"] = manifest_digests(case.ws, [shard.shard for shard in plan.shards])
     case.finish("planned", body, status="planned")
     return plan
@@ -117,8 +121,9 @@ def stop_serving(case: Case) -> Served:
     content: dict[str, Json] = {
         "decision": "stopped",
         "plan": summarise_plan(plan),
-        "regulation": plan.regulation,
-        "issuer_key": plan.issuer_key,
+        "regulation": plan.regulation or None,
+        "issuer_key": plan.issuer_key or None,
+        "requests": planned.get("requests"),
         "identity": IDENTITY,
         "request_digest": plan.request_digest,
         "request_format": _request_format(case),
@@ -230,8 +235,9 @@ def decide_forgotten(
     )
     content: dict[str, Json] = {
         "plan": summarise_plan(plan),
-        "regulation": plan.regulation,
-        "issuer_key": plan.issuer_key,
+        "regulation": plan.regulation or None,
+        "issuer_key": plan.issuer_key or None,
+        "requests": planned.get("requests"),
         "identity": IDENTITY,
         "request_digest": plan.request_digest,
         "request_format": _request_format(case),

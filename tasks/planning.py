@@ -5,7 +5,7 @@ digest and the counts. A flow that was cut short reads its plan again: the manif
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from tasks.checkpoints import CheckpointStore
 from tasks.clock import utc_now
 from tasks.duplicates import chosen_duplicates, erase_choice, hash_samples
 from tasks.files import erase_folder, write_atomically
-from tasks.holds import active_holds, describe_hold, find_held
+from tasks.holds import Hold, active_holds, describe_hold, find_held
 from tasks.identities import resolve_identifiers
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
@@ -94,6 +94,16 @@ class ForgetPlan:
         return pd.DataFrame(rows, columns=["sample_id", "owner_key", "shard", "stage", "pack"])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """The samples that one request names, as rows with the manifests' column names: what goes, and what is held and by which holds."""
+
+    hits: pd.DataFrame
+    held: pd.DataFrame
+    holds: tuple[Hold, ...]
+    num_included: int
+
+
 def build_plan(
     ws: Workspace,
     request: DeletionRequest,
@@ -108,7 +118,22 @@ def build_plan(
     Raises:
         RequestRefusedError: nothing that it names is in this workspace (`no_match`).
     """
-    settings = ws.settings()
+    return plan_deletion(
+        ws,
+        request_id=request.request_id,
+        request_digest=request_digest,
+        issuer_key=issuer_key,
+        regulation=request.regulation,
+        resolved=[resolve_request(ws, request, request_folder, choice)],
+    )
+
+
+def resolve_request(ws: Workspace, request: DeletionRequest, request_folder: Path, choice: str | tuple[str, ...] = "none") -> Resolved:
+    """Look up what a request names, with the duplicates that were chosen.
+
+    Raises:
+        RequestRefusedError: nothing that it names is in this workspace (`no_match`).
+    """
     owner_keys = {compute_owner_key(owner_secret(ws), owner_id) for owner_id in request.owner_ids}
     owner_keys |= resolve_identifiers(ws, request)
     sample_ids = set(request.sample_ids) | _image_sample_ids(request, request_folder)
@@ -116,19 +141,26 @@ def build_plan(
     if hits.empty:
         raise RequestRefusedError(f"request {request.request_id}: no such owner or sample in this workspace", reason="no_match")
     included = chosen_duplicates(ws, hits, choice)
-    hits = pd.concat([hits, included], ignore_index=True).sort_values(["shard", "stage", "owner_key", "sample_id"], ignore_index=True)
+    hits = _union([hits, included])
     held, holds = find_held(hits, active_holds(ws, utc_now()))
-    hits = drop_samples(hits, held)
-    twins = look_up(ws, sample_ids=set(hits["sample_id"]))
-    elsewhere = drop_samples(twins, hits)
+    return Resolved(hits=drop_samples(hits, held), held=held, holds=tuple(holds), num_included=len(included))
+
+
+def plan_deletion(
+    ws: Workspace, *, request_id: str, request_digest: Digest, issuer_key: str, regulation: str, resolved: Sequence[Resolved]
+) -> ForgetPlan:
+    """The plan of erasing all that was resolved, in one go; changes nothing."""
+    settings = ws.settings()
+    hits = _union([each.hits for each in resolved])
+    elsewhere = drop_samples(look_up(ws, sample_ids=set(hits["sample_id"])), hits)
     hit_shards = sorted(int(shard) for shard in hits["shard"].unique())
     shards = tuple(_plan_shard(ws, shard, load_manifest(ws, shard), hits[hits["shard"] == shard]) for shard in hit_shards)
     untouched = [shard for shard in settings.shard_ids if shard not in hit_shards]
     return ForgetPlan(
-        request_id=request.request_id,
+        request_id=request_id,
         request_digest=request_digest,
         issuer_key=issuer_key,
-        regulation=request.regulation,
+        regulation=regulation,
         owners=tuple(sorted(hits["owner_key"].unique())),
         shards=shards,
         hits=_to_hits(hits),
@@ -140,10 +172,10 @@ def build_plan(
             for stage, count in enumerate(count_by_stage(ws, shard, settings.stages))
         ),
         duplicates_elsewhere=_to_hits(elsewhere),
-        duplicates_included=len(included),
+        duplicates_included=sum(each.num_included for each in resolved),
         perceptual_bands=tuple(perceptual_bands(ws, value) for value in hash_samples(ws, hits)),
-        held_samples=len(held),
-        holds=tuple(describe_hold(hold) for hold in holds),
+        held_samples=sum(len(each.held) for each in resolved),
+        holds=tuple(describe_hold(hold) for each in resolved for hold in each.holds),
     )
 
 
@@ -228,6 +260,12 @@ def _plan_shard(ws: Workspace, shard: int, manifest: pd.DataFrame, hits: pd.Data
         clean_stages=reused,
         clean_checkpoint=chain[reused - 1] if reused else None,
     )
+
+
+def _union(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of all frames, each sample of an owner once, in the order of shards, stages, owners and samples."""
+    rows = pd.concat(frames, ignore_index=True).drop_duplicates(["owner_key", "sample_id"])
+    return rows.sort_values(["shard", "stage", "owner_key", "sample_id"], ignore_index=True)
 
 
 def _image_sample_ids(request: DeletionRequest, folder: Path) -> set[str]:

@@ -1,0 +1,230 @@
+"""Batches: requests that wait together are carried out as one case.
+
+1. Inside the flow's lock, what waits is resolved. What names nothing here is refused; what touches a hold goes alone.
+2. The rest becomes a batch, a case of its own in the ledger. Its plan is over the union of what is named, so a shard that several requests
+   hit is stopped, retrained, evaluated and purged once.
+3. Before the batch is closed each request gets its own closing record and its own answer, so that each has its own receipt.
+
+A request's `batched` event names its batch. While the batch is under way its requests keep the status that they had: the batch alone is
+resumed after a crash.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
+from cdm_core.errors import RequestRefusedError, StateError
+from tasks.case import Case, read_served
+from tasks.clock import utc_now
+from tasks.compositions import load_composition
+from tasks.data_versions import require_committed
+from tasks.deciding import audit_run, review
+from tasks.due import describe_clock
+from tasks.duplicates import load_choice
+from tasks.files import erase_folder
+from tasks.forgetting import IDENTITY, find_request, record_plan
+from tasks.identities import keep_outcomes
+from tasks.intake import read_format
+from tasks.ledger import Ledger, StoredRequest
+from tasks.planning import ForgetPlan, Resolved, erase_plan, load_plan, plan_deletion, refuse_request, resolve_request
+from tasks.release import champion_composition, log_record, sign_record
+from tasks.request_images import images_folder
+from tasks.workspace import Workspace
+
+_PREFIX = "@batch-"  # no request's id begins so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    """A request of a batch, and what it names."""
+
+    stored: StoredRequest
+    resolved: Resolved
+
+
+def is_batch(request_id: str) -> bool:
+    """Whether a case is a batch."""
+    return request_id.startswith(_PREFIX)
+
+
+def coalesce(ws: Workspace, request_id: str, now: datetime) -> str:
+    """The case by which a request is to be carried out: its batch, a new one with all that waits, or the request by itself.
+
+    Call it inside the flow's lock.
+    """
+    ledger = Ledger(ws)
+    if (batch := batch_of(ws, request_id)) is not None and _status(ledger, batch) != "received":
+        return batch
+    members = _vet(ws, ledger, request_id, now)
+    if len(members) < 2 or request_id not in {member.stored.request_id for member in members}:
+        return request_id
+    digests: dict[str, Json] = {member.stored.request_id: member.stored.digest for member in members}
+    content = canonical_json({"requests": digests})
+    digest = sha256_digest(content)
+    batch = f"{_PREFIX}{digest[:16]}"
+    ledger.receive(batch, "batch", digest, content, now)
+    for name in digests:
+        if batch_of(ws, name) != batch:
+            ledger.append("batched", name, {"batch": batch}, now)
+    return batch
+
+
+def batch_of(ws: Workspace, request_id: str) -> str | None:
+    """The batch that a request was put into last."""
+    event = Ledger(ws).last("batched", request_id)
+    return None if event is None else str(event.body["batch"])
+
+
+def plan_batch(case: Case) -> ForgetPlan:
+    """Plan the union of what the batch's requests name, or read the plan again; the clock of the stop starts here.
+
+    Raises:
+        StateError: nothing has been built, or the data isn't that of its revision.
+    """
+    if case.find("planned") and (kept := load_plan(case.ws, case.request_id)):
+        return kept
+    stored, serving = Ledger(case.ws).request(case.request_id), champion_composition(case.ws)
+    if stored is None or serving is None:
+        raise StateError(f"{case.request_id}: there is no model to forget from; run: lethe build")
+    require_committed(case.ws, case.ws.settings().shard_ids)
+    members = [_resolve(case.ws, member) for member in _members(case.ws, case.request_id)]
+    plan = plan_deletion(
+        case.ws,
+        request_id=case.request_id,
+        request_digest=stored.digest,
+        issuer_key="",
+        regulation="",
+        resolved=[member.resolved for member in members],
+    )
+    return record_plan(case, plan, serving, {"requests": [_describe(case.ws, member) for member in members]})
+
+
+def close_members(case: Case) -> None:
+    """Sign each request's closing record, show it in the run, keep its answer and erase its bytes; then the batch can be closed."""
+    planned, decided, purged = case.find("planned"), case.find("decided"), case.find("purged")
+    assert planned is not None, "closing follows a plan"
+    assert decided is not None, "closing follows a decision"
+    assert purged is not None, "closing follows a purge"
+    described = planned["requests"]
+    assert isinstance(described, Sequence), "we wrote it"
+    for request in described:
+        assert isinstance(request, Mapping), "we wrote it"
+        _close_member(case, Case(case.ws, str(request["request_id"])), request, {"decided": decided, "purged": purged, "planned": planned})
+
+
+def review_batch(case: Case, *, accept: bool, reason: str) -> None:
+    """A person's decision on a batch, which is the decision on each of its requests."""
+    answer, ledger = review(case, accept=accept, reason=reason), Ledger(case.ws)
+    records = answer["audit_records"]
+    assert isinstance(records, Sequence), "we wrote it"
+    for stored in _members(case.ws, case.request_id):
+        own = (stored.answer or {}).get("audit_records", [])
+        assert isinstance(own, Sequence), "we wrote it"
+        changed = {"status": answer["status"], "model_version": answer["model_version"], "audit_records": [*own, records[-1]]}
+        ledger.set_status(stored.request_id, "completed" if accept else "rejected", {**(stored.answer or {}), **changed})
+
+
+def _vet(ws: Workspace, ledger: Ledger, asked: str, now: datetime) -> list[_Member]:
+    """What can be carried out together; of what can't, all but the request that was asked for is refused, if it names nothing here."""
+    members = []
+    for stored in ledger.requests():
+        is_waiting = stored.status == "received" and stored.content is not None and ledger.last("received", stored.request_id) is not None
+        if not is_waiting or ledger.last("requeued", stored.request_id) is not None:
+            continue
+        try:
+            member = _resolve(ws, stored)
+        except RequestRefusedError as error:
+            if stored.request_id != asked:
+                refuse_request(ws, stored.request_id, error, now)
+            continue
+        if member.resolved.held.empty:
+            members.append(member)
+    return members
+
+
+def _resolve(ws: Workspace, stored: StoredRequest) -> _Member:
+    received = Ledger(ws).last("received", stored.request_id)
+    assert received is not None, "a waiting request was received"
+    assert stored.content is not None, "the bytes of an open request are kept"
+    request = find_request(ws, stored.content, stored.request_id, read_format(received.body))
+    keep_outcomes(ws, request)
+    choice = load_choice(ws, stored.request_id)
+    return _Member(stored=stored, resolved=resolve_request(ws, request, images_folder(ws, stored.request_id), choice))
+
+
+def _describe(ws: Workspace, member: _Member) -> dict[str, Json]:
+    """For the ledger and the records: which request, and how much of the batch is its."""
+    received = Ledger(ws).last("received", member.stored.request_id)
+    assert received is not None, "a member was received"
+    return {
+        "request_id": member.stored.request_id,
+        "request_digest": member.stored.digest,
+        "request_format": read_format(received.body),
+        "issuer_key": received.body["issuer_key"],
+        "regulation": received.body["regulation"],
+        "samples": len(member.resolved.hits),
+        "shards": sorted({int(shard) for shard in member.resolved.hits["shard"]}),
+    }
+
+
+def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: Mapping[str, Mapping[str, Json]]) -> None:
+    ledger, decided, purged = Ledger(case.ws), steps["decided"], steps["purged"]
+    stored, stopped, removed = ledger.request(case.request_id), batch.find("stopped"), batch.find("removed")
+    assert stored is not None, "a member is stored"
+    assert stopped is not None, "closing follows a stop"
+    assert removed is not None, "closing follows the removal"
+    if stored.answer is not None:
+        return
+    candidate, is_promoted = read_served(decided), decided["serving"] == decided["version"]
+    content = {
+        "decision": "closed",
+        "status": "completed" if is_promoted else "needs_review",
+        "request_digest": stored.digest,
+        "request_format": request["request_format"],
+        "issuer_key": request["issuer_key"],
+        "regulation": request["regulation"],
+        "identity": IDENTITY,
+        "affected_shards": request["shards"],
+        "samples": request["samples"],
+        "batch": {"name": batch.request_id, "records": [stopped["record"], decided["record"]]},
+        "dvc_revision_before": steps["planned"]["dvc_revision"],
+        "dvc_revision_after": removed["dvc_revision"],
+        **describe_clock(case.ws, case.request_id, utc_now()),
+        "suppression_commitment": purged["suppression"],
+        "purged": purged["counts"],
+        "absence": "every store was listed again after the erasure of the whole batch and held none of the erased objects",
+    }
+    composition, step_key = load_composition(case.ws, Digest(candidate.composition)), case.step_key("close")
+    record = sign_record(case.ws, "closing", composition, version=candidate.version, step_key=step_key, now=utc_now(), content=content)
+    run_id = audit_run(batch, "forget")
+    log_record(case.ws, run_id, record)
+    names = [str(stopped["record"]), str(decided["record"]), record.name]
+    answer: dict[str, Json] = {
+        "request_id": case.request_id,
+        "status": content["status"],
+        "stop_seconds": stopped["seconds"],
+        "total_seconds": (utc_now() - stored.received_at).total_seconds(),
+        "stopped_version": stopped["version"],
+        "model_version": decided["serving"],
+        "candidate_version": candidate.version,
+        "gate": decided["gate"],
+        "audit_records": [str(case.ws.records / name) for name in names],
+        "mlflow_run_id": run_id,
+        "purged": purged["counts"],
+        "batch": batch.request_id,
+    }
+    erase_plan(case.ws, case.request_id)
+    ledger.append("closed", case.request_id, {"record": record.name, "batch": batch.request_id}, utc_now())
+    ledger.set_status(case.request_id, "completed" if is_promoted else "needs_review", answer)
+    erase_folder(images_folder(case.ws, case.request_id))
+    ledger.forget_content(case.request_id)
+
+
+def _members(ws: Workspace, batch: str) -> list[StoredRequest]:
+    return [stored for stored in Ledger(ws).requests() if batch_of(ws, stored.request_id) == batch]
+
+
+def _status(ledger: Ledger, request_id: str) -> str | None:
+    stored = ledger.request(request_id)
+    return None if stored is None else stored.status
