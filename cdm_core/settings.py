@@ -168,7 +168,7 @@ class Settings(_Section):
     sampling: SamplingSettings
     knn: KnnSettings
     evaluation: EvaluationSettings
-    duplicates: DuplicateSettings
+    duplicates: DuplicateSettings = DuplicateSettings(hash_distance=16, clip_distance=0.2, suppressed_bands=6)
     timestamping: TimestampingSettings | None = None
     intake: IntakeSettings = IntakeSettings()
     terms: TermsSettings = Field(default_factory=lambda: TermsSettings.model_validate({}))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, print_answer
+from flows.options import HERE, JsonOption, WorkspaceOption, print_answer
 
 app = typer.Typer(help="Measurements, each of the product's own path.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,3 +48,27 @@ def bench_lookup(
     from flows.bench.lookup import run_bench_lookup
 
     print_answer(run_bench_lookup(rows, directory, seed), as_json)
+
+
+@app.command("forget")
+def bench_forget(
+    requests: Annotated[int, typer.Option(min=1, help="Withdrawals in the trace, one owner each.")] = 64,
+    batch: Annotated[str, typer.Option(metavar="K,K,…", help="How many are carried out together.")] = "1,8,64",
+    timed: Annotated[int, typer.Option(min=1, help="Groups of each K that are trained and timed.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the trace.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to draw the shares, as SVG.")] = None,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what a trace of withdrawals costs a monolith, CDM, SISA and Lethe: exact steps, and seconds of training."""
+    from flows.bench.forget import print_forget_table, run_bench_forget
+
+    try:
+        batches = [int(part) for part in batch.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter("--batch takes numbers with commas") from error
+    document = run_bench_forget(workspace, requests=requests, batches=batches, timed=timed, seed=seed, plot=plot)
+    if as_json:
+        print_answer(document, as_json)
+    else:
+        print_forget_table(document)

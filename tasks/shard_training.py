@@ -73,7 +73,7 @@ def train_shard(workspace: Workspace, shard: int) -> TrainedShard:
     reused = num_reusable_stages(chain, store.has)
     report_progress("steps", sum(steps[:reused]))
     if reused < len(chain):
-        backbone, model = _scratch_model(settings.training.rank)
+        backbone, model = scratch_model(settings.training.rank)
         origins = plan_origins(manifest, shard, settings)
         adapter = adapter_from_bytes(store.read(chain[reused - 1])) if reused else initial_adapter(model, shard)
         for stage in range(reused, len(chain)):
@@ -121,6 +121,7 @@ def shared_backbone_digest() -> Digest:
 
 
 @cache
-def _scratch_model(rank: int) -> tuple[PixelBackbone, PeftModel]:
+def scratch_model(rank: int) -> tuple[PixelBackbone, PeftModel]:
+    """The backbone with an adapter attached that is overwritten by whoever trains, made once a process."""
     backbone = shared_backbone()
     return backbone, attach_adapter(backbone, rank)

@@ -58,8 +58,8 @@ def test_the_shipped_parameters_parse() -> None:
 
 
 def required_keys() -> list[str]:
-    """Workspaces made before there were intakes, clocks and approvals go on with their defaults."""
-    return [key for key in all_keys() if key.partition(".")[0] not in ("intake", "terms", "approvals")]
+    """Workspaces made before there were duplicates, intakes, clocks and approvals go on with their defaults."""
+    return [key for key in all_keys() if key.partition(".")[0] not in ("duplicates", "intake", "terms", "approvals")]
 
 
 @pytest.mark.parametrize("key", required_keys())
@@ -73,7 +73,7 @@ def test_a_workspace_from_before_the_intakes_parses() -> None:
 
 
 def test_clocks_and_approvals_have_the_shipped_values_as_defaults() -> None:
-    older = {name: value for name, value in document().items() if name not in ("terms", "approvals")}
+    older = {name: value for name, value in document().items() if name not in ("duplicates", "intake", "terms", "approvals")}
     assert parse_settings(yaml.safe_dump(older).encode(), "params.yaml").model_dump() == {**document(), "timestamping": None}
 
 

@@ -1,0 +1,93 @@
+"""`lethe bench forget`: what a trace of withdrawals costs a monolith, CDM, SISA and Lethe, on the same data, in one run.
+
+Steps are exact and over the whole trace; they are counted, and the requests are carried out K at a time for each K. Wall seconds are
+measured on the first `timed` groups of each K, by training them, each adapter in a process of one thread and as many processes as cores;
+a share is of the monolith's seconds for the same groups. Nothing but training is in them: what a whole forget takes, with the stop, the
+evaluation and the purge, is `total_seconds` of `lethe submit`.
+"""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from cdm_core.errors import InvalidInputError
+from cdm_core.retraining_sides import SIDES, SideRules, count_trace, draw_trace, mean_passes
+from flows.console import STDOUT, progress_bars
+from tasks.files import write_atomically
+from tasks.forget_plot import draw_forget_plot
+from tasks.retraining_bench import load_rows, time_retrainings, warm_up
+from tasks.workers import worker_pool
+from tasks.workspace import open_workspace
+
+Document = dict[str, object]
+Side = dict[str, object]
+
+
+def run_bench_forget(directory: Path, *, requests: int, batches: list[int], timed: int, seed: int, plot: Path | None) -> Document:
+    """Count and time all sides."""
+    ws = open_workspace(directory)
+    rows, settings = load_rows(ws), ws.settings()
+    try:
+        trace = draw_trace(rows, settings, requests, seed)
+    except ValueError as error:
+        raise InvalidInputError(f"requests: {error}") from error
+    if unfit := [batch for batch in batches if not 1 <= batch <= requests]:
+        raise InvalidInputError(f"batch: {unfit[0]} is not between 1 and the {requests} requests")
+    passes = mean_passes(rows, settings)
+    rules = {side: SideRules(side=side, settings=settings, passes=passes) for side in SIDES}
+    groups = {batch: [trace[start : start + batch] for start in range(0, len(trace), batch)][:timed] for batch in batches}
+    work = [(batch, side, group) for batch in batches for side in SIDES for group in groups[batch]]
+    total = sum(rules[side].count_steps(rules[side].forget(rows, group)) for _, side, group in work)
+    seconds = dict.fromkeys([(batch, side) for batch in batches for side in SIDES], 0.0)
+    with progress_bars({"steps": total}) as advance, worker_pool(on_progress=advance) as pool:
+        for future in [pool.submit(warm_up, ws) for _ in range(8)]:
+            future.result()
+        for batch, side, group in work:
+            seconds[batch, side] += time_retrainings(pool, ws, rules[side], rows, rules[side].forget(rows, group))
+    by_batch: dict[str, list[Side]] = {}
+    for batch in batches:
+        steps = {side: count_trace(rules[side], rows, trace, batch) for side in SIDES}
+        by_batch[str(batch)] = [
+            {
+                "name": side,
+                "steps": steps[side],
+                "steps_share": steps[side] / steps["monolith"],
+                "steps_per_request": steps[side] / len(trace),
+                "wall_seconds": seconds[batch, side],
+                "wall_share": seconds[batch, side] / seconds[batch, "monolith"],
+            }
+            for side in SIDES
+        ]
+    document: Document = {
+        "samples": len(rows),
+        "owners": int(rows["owner_key"].nunique()),
+        "shards": len(settings.shard_ids),
+        "stages": settings.stages,
+        "requests": len(trace),
+        "seed": seed,
+        "timed_groups": timed,
+        "passes": passes,
+        "steps_full_build": {side: rules[side].count_steps(rules[side].build(rows)) for side in SIDES},
+        "sides": by_batch[str(batches[0])],
+        "by_batch": by_batch,
+    }
+    if plot is not None:
+        write_atomically(plot.resolve(), draw_forget_plot({batch: by_batch[str(batch)] for batch in batches}))
+        document["plot"] = str(plot)
+    return document
+
+
+def print_forget_table(document: Document) -> None:
+    """The sides beside one another, for people."""
+    by_batch = document["by_batch"]
+    assert isinstance(by_batch, dict), "made above"
+    table = Table(title=f"{document['requests']} withdrawals of {document['owners']} owners", title_justify="left")
+    table.add_column("together", justify="right")
+    table.add_column("side", no_wrap=True)
+    for name in ("steps", "of the monolith", "seconds", "of the monolith"):
+        table.add_column(name, justify="right")
+    for batch, sides in by_batch.items():
+        for side in sides:
+            shares = (f"{side['steps_share']:.2%}", f"{side['wall_seconds']:.1f}", f"{side['wall_share']:.2%}")
+            table.add_row(str(batch), str(side["name"]), f"{side['steps']:,}", *shares)
+    STDOUT.print(table)

@@ -1,0 +1,29 @@
+"""`lethe bench forget` on the tiny workspace: every side is counted and really trained."""
+
+from pathlib import Path
+
+from built_workspace import Built
+from tiny_workspace import OWNERS, lethe
+
+SIDES = ["monolith", "cdm", "sisa", "lethe"]
+
+
+def test_all_sides_in_one_run(built: Built, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.svg"
+    document = lethe(built.ws, "bench", "forget", "--requests", "8", "--batch", "1,4", "--plot", plot).document
+    assert set(document["by_batch"]) == {"1", "4"}
+    assert document["sides"] == document["by_batch"]["1"]
+    for sides in document["by_batch"].values():
+        assert [side["name"] for side in sides] == SIDES
+        assert set(sides[0]) >= {"name", "steps", "steps_share", "wall_seconds", "wall_share"}
+        assert all(side["wall_seconds"] > 0 for side in sides if side["steps"] and side["name"] != "lethe")
+        assert sides[0]["steps_share"] == sides[0]["wall_share"] == 1
+        assert sides[-1]["steps"] <= sides[1]["steps"] <= sides[0]["steps"]
+    assert plot.read_text().lstrip().startswith("<?xml")
+
+
+def test_more_requests_than_owners_are_refused(built: Built) -> None:
+    ran = lethe(built.ws, "bench", "forget", "--requests", "64", "--batch", "1")
+    assert (ran.code, ran.err) == (1, f"lethe: requests: 64 requests need as many owners; there are {len(OWNERS)}\n")
+    ran = lethe(built.ws, "bench", "forget", "--requests", "4", "--batch", "8")
+    assert (ran.code, ran.err) == (1, "lethe: batch: 8 is not between 1 and the 4 requests\n")
