@@ -42,7 +42,7 @@ def _print_plan(plan: "StagePlan") -> None:
     stages = Table(title="The chosen stages", title_justify="left")
     stages.add_column("stage", justify="right")
     stages.add_column("tiers", no_wrap=True)
-    for name in ("deletions a year", "owners", "samples", "epochs", "steps", "of deletions"):
+    for name in ("yearly rate", "owners", "samples", "epochs", "steps", "hit first"):
         stages.add_column(name, justify="right")
     for stage in plan.stages:
         rate = f"{stage.yearly_rate:.3g}" if stage.tiers else "not known"

@@ -83,10 +83,10 @@ def test_the_rate_of_a_stage() -> None:
 
 @pytest.mark.parametrize(
     ("num_stages", "epochs"),
-    [(4, [4, 3, 2, 1]), (8, [4, 4, 3, 3, 2, 2, 1, 1]), (5, [4, 3, 2, 1, 1]), (3, [4, 2, 1]), (2, [4, 2]), (1, [3])],
+    [(4, [5, 3, 1, 1]), (8, [5, 5, 3, 3, 1, 1, 1, 1]), (5, [5, 3, 1, 1, 1]), (3, [4, 1, 1]), (2, [4, 1]), (1, [3])],
 )
 def test_epochs_follow_the_tiers(num_stages: int, epochs: list[int]) -> None:
-    assert resample_epochs([4, 3, 2, 1], TIERS, num_stages) == epochs
+    assert resample_epochs([5, 3, 1, 1], TIERS, num_stages) == epochs
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_parameters_are_set_and_their_comments_kept(tmp_path: Path) -> None:
     assert changed == {
         "shard_ids: [0, 1, 2, 3, 4]",
         "stages: 3",
-        "  epochs: [4, 2, 1] # one number a stage, or one for all; the same steps as 3 for all, where a deletion is least likely",
+        "  epochs: [4, 1, 1] # one number a stage, or one for all; about the steps of 3 for all, spent where deletions are rare",
     }
 
 
