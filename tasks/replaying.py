@@ -59,7 +59,7 @@ class _Claims(BaseModel):
     dvc_revision_after: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")
     adapters: dict[int, _Part]
     checkpoints: dict[int, list[Digest]] = Field(min_length=1)
-    clean_checkpoints: dict[int, Digest | None] = {}
+    clean_checkpoints: dict[int, Digest | None] | None = None
     artifacts: list[_Artifact] = []
 
 
@@ -170,7 +170,7 @@ def _made_by(task: ReplayTask, shard: TrainedShard, centroids: Digest) -> dict[s
     # A key that the record has and the chain hasn't is compared with nothing, and differs.
     keys = [*shard.chain, *[Digest("")] * len(claimed)]
     made = {f"checkpoints.{number}.{stage}": Made(digest=keys[stage], how="recomputed") for stage in range(len(claimed))}
-    clean = task.claims.clean_checkpoints.get(number)
+    clean = (task.claims.clean_checkpoints or {}).get(number)
     # A clean checkpoint is a key of the chain that leaves the data out, after whichever stage.
     made[f"clean_checkpoints.{number}"] = Made(digest=clean if clean in shard.chain else shard.chain[0], how="recomputed")
     made[f"adapters.{number}.centroids"] = Made(digest=centroids, how="recomputed")
@@ -214,7 +214,7 @@ def _named(task: ReplayTask) -> dict[str, Digest]:
             named[f"adapters.{shard}.centroids"] = part.centroids
     for shard, chain in sorted(claims.checkpoints.items()):
         named |= {f"checkpoints.{shard}.{stage}": key for stage, key in enumerate(chain)}
-    named |= {f"clean_checkpoints.{shard}": key for shard, key in sorted(claims.clean_checkpoints.items()) if key is not None}
+    named |= {f"clean_checkpoints.{shard}": key for shard, key in sorted((claims.clean_checkpoints or {}).items()) if key is not None}
     named |= {f"artifacts.{artifact.path}": artifact.digest for artifact in claims.artifacts}
     named["composition"] = claims.composition
     return named | _subjects(task)

@@ -35,8 +35,8 @@ def test_every_part_counts() -> None:
 
 
 def test_the_code_that_training_runs_is_in_the_fingerprint() -> None:
-    # Settings and partition decide inputs, which the key names by their values; errors decide nothing.
-    named_otherwise = {"settings.py", "partition.py", "errors.py"}
+    # Settings, partition and tiers decide inputs, which the key names by their values; errors decide nothing.
+    named_otherwise = {"settings.py", "partition.py", "tiers.py", "errors.py"}
     assert imported_by("training.py") - named_otherwise <= set(fingerprint._TRAINING_CODE)
 
 
