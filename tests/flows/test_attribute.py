@@ -11,6 +11,7 @@ from workspace_snapshot import grid_cells
 from tasks.workspace import Workspace
 
 
+@pytest.mark.slow
 def test_generated_pictures_are_attributed_and_validated(built: Built, tmp_path: Path) -> None:
     plot = tmp_path / "weights.svg"
     document = lethe(built.ws, "attribute", "--generate", "4", "--draws", "4", "--validate", "--plot", plot).document
@@ -27,6 +28,7 @@ def test_generated_pictures_are_attributed_and_validated(built: Built, tmp_path:
     assert ElementTree.fromstring(plot.read_bytes()).tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_a_picture_file_is_attributed_the_same_every_time(built: Built, tmp_path: Path) -> None:
     picture = tmp_path / "mine.png"
     picture.write_bytes(owners_of(0)[0].pictures[0].png)
@@ -52,7 +54,10 @@ def test_what_is_no_picture_is_told(built: Built, tmp_path: Path) -> None:
     assert lethe(built.ws, "attribute", gone, "--plot", away).err == f"lethe: {away}: its folder doesn't exist\n"
 
 
-@pytest.mark.parametrize("method", ["bayes", "classifier", "top_k:knn", "top_k:bayes"])
+@pytest.mark.parametrize(
+    "method",
+    ["bayes", pytest.param("classifier", marks=pytest.mark.slow), "top_k:knn", pytest.param("top_k:bayes", marks=pytest.mark.slow)],
+)
 def test_newer_methods_draw(copied: Workspace, tmp_path: Path, method: str) -> None:
     out = tmp_path / "grid.png"
     document = lethe(copied, "generate", "--num", "3", "--method", method, "--out", out).document
@@ -68,6 +73,7 @@ def test_every_sampler_draws(built: Built, tmp_path: Path, sampler: str) -> None
     assert len(set(grid_cells(out, 3))) == 3
 
 
+@pytest.mark.slow
 def test_copy_protection_bounds_and_refuses(built: Built, tmp_path: Path) -> None:
     out = tmp_path / "grid.png"
     free = lethe(built.ws, "generate", "--num", "3", "--method", "cp_delta", "--out", out).document

@@ -105,6 +105,7 @@ def test_status_lists_the_requests_and_no_batch(batched: tuple[Workspace, Path, 
     assert sorted(listed) == sorted(batched[2])
 
 
+@pytest.mark.slow
 def test_a_batch_that_was_cut_short_is_gone_on_with(copied: Workspace, tmp_path: Path) -> None:
     """As if killed after the batch was made and before it was planned, and another request came meanwhile."""
     request = bulk_request(copied, tmp_path, {f"bulk-{number}": owner.owner_id for number, owner in enumerate(ASKING)})

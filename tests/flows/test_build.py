@@ -36,6 +36,7 @@ def test_data_and_adapters_are_as_dvc_names_them(built: Built) -> None:
     assert is_up_to_date(built.ws)
 
 
+@pytest.mark.slow
 def test_all_but_keys_and_ledger_can_be_deleted_and_is_built_again(copied: Workspace, built: Built, tmp_path: Path) -> None:
     for path in copied.private.iterdir():
         if path not in (copied.keys, copied.ledger):

@@ -233,6 +233,7 @@ def test_planning_changes_nothing(built: Built, tmp_path: Path) -> None:
     assert tree_digests(built.ws.root) == before
 
 
+@pytest.mark.slow
 def test_a_bulk_request_over_two_shards_may_empty_one(built: Built, tmp_path: Path) -> None:
     """A CSV that names one owner of shard 1's first stage, and every sample of shard 2."""
     ws, first = copy_workspace(built.ws, tmp_path / "ws"), owners_of(1, 0)[0]

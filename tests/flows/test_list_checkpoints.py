@@ -67,6 +67,7 @@ def test_no_entry_names_a_sample_or_an_owner(forgotten: Forgotten) -> None:
         assert not any(word in text for word in (owner.owner_id, owner.key, *owner.sample_ids))
 
 
+@pytest.mark.slow
 def test_another_setting_leaves_nothing_reusable_and_collecting_keeps_what_serves(copied: Workspace, built: Built) -> None:
     set_parameters(copied, learning_rate=0.002)
     document = lethe(copied, "checkpoints").document
@@ -96,6 +97,7 @@ def test_what_nothing_refers_to_is_collected_with_what_a_crash_left(copied: Work
     assert not list(store.folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_an_open_case_keeps_the_checkpoint_that_it_stops_at(copied: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks import forgetting
 

@@ -112,6 +112,7 @@ def test_an_older_registry_put_back_is_seen(copied: Workspace, tmp_path: Path) -
     assert "the ledger knows revision" in lethe(copied, "submit", request, "--plan", plan).err
 
 
+@pytest.mark.slow
 def test_a_held_owner_waits_and_is_forgotten_after_the_release(copied: Workspace, tmp_path: Path) -> None:
     owner = owners_of(2)[0]
     hold = lethe(copied, "hold", "add", "--owner", owner.owner_id, "--ground", "legal_claim", "--until", LATER, "--note", "secret").document

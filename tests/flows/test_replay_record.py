@@ -159,6 +159,7 @@ def test_what_a_later_deletion_erased_is_reported_as_such(forgot: Workspace, tmp
     assert lethe(None, "replay", answer["audit_records"][1], "--workspace", str(clone.root)).document["grade"] == "re-executed and equal"
 
 
+@pytest.mark.slow
 def test_an_emptied_shard_and_a_learnt_owner_are_replayed(forgot: Workspace, tmp_path: Path) -> None:
     request = signed_request(forgot, tmp_path / "requests", owner_ids=[owner.owner_id for owner in owners_of(2)])
     emptied = lethe(forgot, "submit", request).document["audit_records"][1]
