@@ -32,8 +32,8 @@ from tasks.paper_report.samples import Model, Order, count_missing, make_all
 from tasks.paper_report.study import (
     BY_GROUP,
     BY_OWNER,
-    NUM_SPLITS,
     PARAGON,
+    SPLITS,
     Budget,
     Study,
     compose_all,
@@ -101,16 +101,18 @@ class _Material:
     models: dict[str, SplitModel]
 
 
-def run_report_paper(directory: Path, out: Path, budget: Budget, sections: Sequence[str]) -> Document:
+def run_report_paper(directory: Path, out: Path, budget: Budget, sections: Sequence[str], splits: Sequence[str]) -> Document:
     """Make the report; `out` is a folder or the page's file, and the figures go beside it as JSON."""
     torch.set_num_threads(NUM_THREADS)
     if unknown := [section for section in sections if section not in SECTIONS]:
         raise InvalidInputError(f"sections: {unknown[0]} is not one of {', '.join(SECTIONS)}")
+    if unknown := [split for split in splits if split not in SPLITS]:
+        raise InvalidInputError(f"splits: {unknown[0]} is not one of {', '.join(SPLITS)}")
     ws, page = open_workspace(directory), _page_file(out)
     study, relay = open_study(ws, budget), _Relay()
     with worker_pool(on_progress=relay) as pool:
         run = _Run(pool=pool, study=study, relay=relay)
-        material = _prepare(run, sections)
+        material = _prepare(run, sections, [split for split in SPLITS if split == BY_OWNER or split in splits])
         document = _head(run, material)
         for section in [name for name in SECTIONS if name in sections]:
             document[section] = SECTIONS[section](run, material)
@@ -120,9 +122,8 @@ def run_report_paper(directory: Path, out: Path, budget: Budget, sections: Seque
     return _summary(page, document)
 
 
-def _prepare(run: _Run, sections: Sequence[str]) -> _Material:
-    study = run.study
-    splits = [PARAGON, BY_OWNER, *(f"owner/{num}" for num in NUM_SPLITS[:-1]), BY_GROUP]
+def _prepare(run: _Run, sections: Sequence[str], cuts: Sequence[str]) -> _Material:
+    study, splits = run.study, [PARAGON, *cuts]
     with run.stage("looking at the data", {"reference pictures": len(study.rows)}):
         references = look_at_all(run.pool, study)
     total, missing = count_training_steps(study, splits)
@@ -159,23 +160,28 @@ def _head(run: _Run, material: _Material) -> Document:
 
 def _table_1(run: _Run, material: _Material) -> Json:
     study, models = run.study, material.models
-    by_owner = [f"owner/{num}" for num in reversed(NUM_SPLITS)]
-    cells: dict[str, Model] = table_models(models[PARAGON], [models[name] for name in [*by_owner, BY_GROUP]])
+    splits = [name for name in models if name != PARAGON]
+    cells: dict[str, Model] = table_models(models[PARAGON], [models[name] for name in splits])
     run.make("table 1", orders_of(cells, study.requests))
     reference = reference_of(material.references)
     measured = measure_models(study.cache, cells, study.requests, reference, study.blocks, study.code)
     real = real_pictures(material.references, len(study.requests), reference, study.blocks)
-    return describe_table(measured, real, [*by_owner, BY_GROUP], len(study.requests), BY_OWNER)
+    return describe_table(measured, real, splits, len(study.requests), BY_OWNER)
 
 
 def _figure_2(run: _Run, material: _Material) -> Json:
     study, drawn = run.study, []
-    for name in (BY_OWNER, BY_GROUP):
+    for name in _kinds(material):
         models = drop_models(material.models[name])
         run.make("figure 2", orders_of(models, study.requests))
         measured = measure_models(study.cache, models, study.requests, reference_of(material.references), study.blocks, study.code)
         drawn.append(describe_drops(material.models[name], measured))
     return {"num_samples": len(study.requests), "splits": drawn}
+
+
+def _kinds(material: _Material) -> list[str]:
+    """The finest split of each kind that is there: near shards, and near and far ones."""
+    return [name for name in (BY_OWNER, BY_GROUP) if name in material.models]
 
 
 Section = Callable[[_Run, _Material], Json]

@@ -25,12 +25,13 @@ def report_paper(
     attributed: Annotated[int, typer.Option(min=1, help="Pictures attributed for figure 3, of each way to shard.")] = 24,
     draws: Annotated[int, typer.Option(min=2, help="Noise draws of each attribution.")] = 16,
     sections: Annotated[str | None, typer.Option(metavar="NAME,…", help="Only some: table_1, figure_2 and so on.")] = None,
+    splits: Annotated[str | None, typer.Option(metavar="NAME,…", help="Only some: owner/8 (always), group/8, owner/4, owner/2.")] = None,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Reproduce the paper's tables and figures on the workspace's data; goes on where an earlier run was cut short."""
     from flows.report import SECTIONS, print_report, run_report_paper
-    from tasks.paper_report.study import Budget
+    from tasks.paper_report.study import SPLITS, Budget
 
     budget = Budget(
         samples=samples,
@@ -40,7 +41,8 @@ def report_paper(
         attributed=attributed,
         draws=draws,
     )
-    document = run_report_paper(workspace, out, budget, sections.split(",") if sections else list(SECTIONS))
+    chosen = sections.split(",") if sections else list(SECTIONS)
+    document = run_report_paper(workspace, out, budget, chosen, splits.split(",") if splits else SPLITS)
     if as_json:
         print_answer(document, as_json)
     else:

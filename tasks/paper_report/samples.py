@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
+from cdm_core.adapters import AdapterTensors, merge_adapter
 from cdm_core.composition import Composition
 from cdm_core.digests import Digest, json_digest
 from cdm_core.serving import ComposedModel, load_composed_model
@@ -23,6 +24,8 @@ from tasks.shard_training import shared_backbone
 from tasks.workers import report_progress
 
 _CHUNK = 32
+_MOST_EXPERTS = 16
+_experts: dict[Digest, torch.nn.Module] = {}  # in a worker: what it merged last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,16 @@ def _load(
     composition: bytes, adapters: tuple[tuple[int, Path], ...], centroids: tuple[tuple[int, Path], ...], classifier: Path | None
 ) -> ComposedModel:
     # Chunks of one model come one after the other.
-    return load_composed_model(composition, dict(adapters), dict(centroids), shared_backbone(), classifier)
+    return load_composed_model(composition, dict(adapters), dict(centroids), shared_backbone(), classifier, merge=_merge)
+
+
+def _merge(digest: Digest, adapter: AdapterTensors) -> torch.nn.Module:
+    # Merging costs as much as dozens of pictures, and eight methods mix the same experts.
+    if digest not in _experts:
+        while len(_experts) >= _MOST_EXPERTS:
+            del _experts[next(iter(_experts))]
+        _experts[digest] = merge_adapter(shared_backbone(), adapter)
+    return _experts[digest]
 
 
 def _folder(cache: ReportCache, composition: Composition, code: Digest) -> Path:

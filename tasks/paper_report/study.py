@@ -26,6 +26,8 @@ from tasks.workspace import Workspace
 NUM_SPLITS = (2, 4, 8)
 PARAGON, BY_GROUP = "paragon", "group/8"
 BY_OWNER = f"owner/{NUM_SPLITS[-1]}"
+SPLITS = (BY_OWNER, BY_GROUP, "owner/4", "owner/2")
+"""All, in the order in which they are trained and measured; the first is always there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
