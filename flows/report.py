@@ -25,7 +25,20 @@ from flows.console import print_document, progress_bars
 from tasks.clock import utc_now
 from tasks.files import write_atomically
 from tasks.hardware import describe_hardware
-from tasks.paper_report.models import SplitModel
+from tasks.openmoji import caption_groups
+from tasks.paper_report.alignments import (
+    alignment_models,
+    coverage_models,
+    coverage_requests,
+    describe_alignment,
+    describe_coverage,
+    farthest_part,
+    measure_alignment,
+)
+from tasks.paper_report.credits import credit_all, describe_credit, leave_out_orders
+from tasks.paper_report.experts import overfit_recipe, train_recipe
+from tasks.paper_report.models import SplitModel, bare_model, compose_split
+from tasks.paper_report.overfitting import describe_memorisation, overfit_orders, overfit_requests, overfit_split
 from tasks.paper_report.page import goals_of, render_page
 from tasks.paper_report.references import References
 from tasks.paper_report.samples import Model, Order, count_missing, make_all
@@ -179,13 +192,78 @@ def _figure_2(run: _Run, material: _Material) -> Json:
     return {"num_samples": len(study.requests), "splits": drawn}
 
 
+def _table_2(run: _Run, material: _Material) -> Json:
+    study, models = run.study, material.models
+    cells = alignment_models(models[PARAGON], [models[name] for name in _kinds(material)])
+    run.make("table 2", orders_of(cells, study.requests))
+    classes = caption_groups("subgroup")
+    measured = {
+        name: measure_alignment(study.cache, model, study.requests, material.references, classes, study.code)
+        for name, model in cells.items()
+    }
+    return describe_alignment(measured, material.references, len(study.requests), BY_OWNER)
+
+
+def _figure_3(run: _Run, material: _Material) -> Json:
+    study, drawn = run.study, []
+    requests = study.requests[: study.budget.attributed]
+    for name in _kinds(material):
+        split = material.models[name]
+        run.make("figure 3", leave_out_orders(split, requests))
+        with run.stage("figure 3", {"attributed": len(requests)}):
+            credited = credit_all(run.pool, study.cache, split.base, requests, study.budget.draws, study.code)
+        drawn.append(describe_credit(study.cache, split, credited, requests, study.code))
+    return {"num_pictures": len(requests), "draws": study.budget.draws, "splits": drawn}
+
+
+def _figure_4a(run: _Run, material: _Material) -> Json:
+    study, models = run.study, material.models
+    if BY_GROUP not in models:
+        return {"left_out": f"needs the split {BY_GROUP}"}
+    split = models[BY_GROUP]
+    part, classes = farthest_part(split, material.references), caption_groups()
+    asked = coverage_requests(split, material.references, part, max(4, 3 * len(study.requests) // 8))
+    cells = coverage_models(models[PARAGON], split, part)
+    run.make("figure 4A", [order for requests in asked.values() for order in orders_of(cells, requests)])
+    measured = {
+        name: {
+            kind: measure_alignment(study.cache, model, requests, material.references, classes, study.code)
+            for kind, requests in asked.items()
+        }
+        for name, model in cells.items()
+    }
+    return describe_coverage(part, measured, len(asked["outside"]))
+
+
+def _figure_4b(run: _Run, material: _Material) -> Json:
+    study = run.study
+    cut = overfit_split(study.splits[BY_OWNER], study.rows)
+    recipes = [
+        overfit_recipe(part.number, study.part_rows(part), study.settings.training, study.budget.overfit_steps) for part in cut.parts
+    ]
+    with run.stage("figure 4B", {"training steps": sum(recipe.steps for recipe in recipes)}):
+        trained = [future.result() for future in [run.pool.submit(train_recipe, study.cache, recipe) for recipe in recipes]]
+    split = compose_split(study.cache, study.settings, material.references, cut, trained, None)
+    requests = overfit_requests(cut, study.rows, max(4, len(study.requests) // 2))
+    orders = overfit_orders(split, bare_model(split), requests)
+    run.make("figure 4B", [order for each in orders.values() for order in each])
+    return describe_memorisation(study.cache, split, study.rows, orders, sum(recipe.steps for recipe in recipes), study.code)
+
+
 def _kinds(material: _Material) -> list[str]:
     """The finest split of each kind that is there: near shards, and near and far ones."""
     return [name for name in (BY_OWNER, BY_GROUP) if name in material.models]
 
 
 Section = Callable[[_Run, _Material], Json]
-SECTIONS: dict[str, Section] = {"table_1": _table_1, "figure_2": _figure_2}
+SECTIONS: dict[str, Section] = {
+    "table_1": _table_1,
+    "figure_2": _figure_2,
+    "table_2": _table_2,
+    "figure_3": _figure_3,
+    "figure_4a": _figure_4a,
+    "figure_4b": _figure_4b,
+}
 
 
 def _page_file(out: Path) -> Path:

@@ -19,7 +19,17 @@ from tasks.manifest_store import load_manifests
 from tasks.workspace import Workspace
 
 _LOCK = "report.lock"
-_SAMPLING_CODE = ("composition", "copy_protection", "features", "knn_weights", "parametrisation", "samplers", "sampling", "serving", "stacking")
+_SAMPLING_CODE = (
+    "composition",
+    "copy_protection",
+    "features",
+    "knn_weights",
+    "parametrisation",
+    "samplers",
+    "sampling",
+    "serving",
+    "stacking",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

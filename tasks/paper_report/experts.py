@@ -127,7 +127,5 @@ def find_trained(cache: ReportCache, recipe: Recipe, keys: list[Digest]) -> Trai
     for store in (CheckpointStore(cache.folder / "checkpoints"), CheckpointStore(cache.ws.checkpoints)):
         if store.has(keys[-1]):
             adapter = store.digest(keys[-1])
-            return TrainedPart(
-                number=recipe.number, samples=recipe.samples, adapter=adapter, file=store.path(keys[-1]), steps=recipe.steps
-            )
+            return TrainedPart(number=recipe.number, samples=recipe.samples, adapter=adapter, file=store.path(keys[-1]), steps=recipe.steps)
     return None

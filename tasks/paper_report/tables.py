@@ -49,7 +49,12 @@ def reference_of(references: References) -> FrechetReference:
 
 
 def measure_models(
-    cache: ReportCache, models: Mapping[str, Model], requests: Sequence[PictureRequest], reference: FrechetReference, blocks: int, code: Digest
+    cache: ReportCache,
+    models: Mapping[str, Model],
+    requests: Sequence[PictureRequest],
+    reference: FrechetReference,
+    blocks: int,
+    code: Digest,
 ) -> dict[str, Replicates]:
     """Each model's distance, from cached pictures."""
     made = {name: read_made(cache, Order(model=model, requests=tuple(requests)), code) for name, model in models.items()}
@@ -64,7 +69,9 @@ def real_pictures(references: References, num: int, reference: FrechetReference,
     return measure_replicates(reference, features, min(blocks, len(features) // 2))
 
 
-def describe_table(measured: Mapping[str, Replicates], real: Replicates, splits: Sequence[str], num: int, goal_split: str) -> dict[str, Json]:
+def describe_table(
+    measured: Mapping[str, Replicates], real: Replicates, splits: Sequence[str], num: int, goal_split: str
+) -> dict[str, Json]:
     """Table 1's JSON: one row a cell, and the goal at `goal_split`."""
     paragon = measured["paragon"]
     rows: list[Json] = []
@@ -107,7 +114,10 @@ def describe_drops(split: SplitModel, measured: Mapping[str, Replicates]) -> dic
         for block in range(len(whole.without))
     ]
     mean = jackknife(sum(ratios) / len(ratios), without)
-    dropping = [{"dropped": len(numbers) - count, "left": count, "change": _change(measured[f"first {count}"], whole)} for count in range(len(numbers) - 1, 0, -1)]
+    dropping = [
+        {"dropped": len(numbers) - count, "left": count, "change": _change(measured[f"first {count}"], whole)}
+        for count in range(len(numbers) - 1, 0, -1)
+    ]
     for row in dropping:
         change, dropped = row["change"], row["dropped"]
         assert isinstance(change, dict)
@@ -122,7 +132,12 @@ def describe_drops(split: SplitModel, measured: Mapping[str, Replicates]) -> dic
         "largest_of_one_dropped": max(ratios),
         "dropping": dropping,
         "adding": [*adding, {"shards": len(numbers), "change": {"value": 0.0, "low": 0.0, "high": 0.0}}],
-        "goal": {"limit": DROP_GOAL, "verdict": judge_goal(mean, DROP_GOAL), "shards_within": sum(ratio <= DROP_GOAL for ratio in ratios), "shards": len(ratios)},
+        "goal": {
+            "limit": DROP_GOAL,
+            "verdict": judge_goal(mean, DROP_GOAL),
+            "shards_within": sum(ratio <= DROP_GOAL for ratio in ratios),
+            "shards": len(ratios),
+        },
     }
 
 
