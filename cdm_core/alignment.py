@@ -1,8 +1,8 @@
 """Does a picture show what its caption asks for? By CLIP, which conditioned the backbone, and by an encoder that training never saw.
 
 - CLIP score: the cosine of picture and caption (Hessel et al. 2021, without their scale and cut at 0).
-- Retrieval: the real picture whose features are nearest in direction; right when it is of the caption's class. And whether a real picture of
-  just this caption is among the nearest few.
+- Retrieval: the real picture whose features are nearest in direction; right when it is of the caption's class. And whether a real picture
+  of just this caption is among the nearest few.
 
 Both are means over pictures, so unlike a Fréchet distance they have no bias from the number of samples.
 """

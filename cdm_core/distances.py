@@ -1,7 +1,7 @@
 """Fréchet distances of several models' samples to one reference, with confidence intervals, and their ratios to one of them.
 
-All samples have the same number and come from the same seeds and captions, in the same order: the distance is biased upward by a multiple of
-1/n, and only distances of equal n compare. Intervals are those of the delete-one-block jackknife, Student's t with one degree of freedom
+All samples have the same number and come from the same seeds and captions, in the same order: the distance is biased upward by a multiple
+of 1/n, and only distances of equal n compare. Intervals are those of the delete-one-block jackknife, Student's t with one degree of freedom
 fewer than blocks; a ratio's is of the paired jackknife, in which common seeds cancel most of what both share (as in
 `cdm_core.quality_gate`).
 """

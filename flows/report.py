@@ -100,7 +100,7 @@ class _Run:
 class _Relay:
     """The worker pool has one callback for its life; bars come and go with the stages."""
 
-    advance: Callable[[str, int], None] = lambda name, amount: None  # noqa: E731
+    advance: Callable[[str, int], None] = lambda name, amount: None
 
     def __call__(self, name: str, amount: int) -> None:
         self.advance(name, amount)
@@ -139,8 +139,7 @@ def _prepare(run: _Run, sections: Sequence[str], cuts: Sequence[str]) -> _Materi
     study, splits = run.study, [PARAGON, *cuts]
     with run.stage("looking at the data", {"reference pictures": len(study.rows)}):
         references = look_at_all(run.pool, study)
-    total, missing = count_training_steps(study, splits)
-    with run.stage("training", {"training steps": total}):
+    with run.stage("training", {"training steps": count_training_steps(study, splits)}):
         trained = train_all(run.pool, study, splits)
     steps = study.budget.classifier_steps
     names = [split for split in splits if split != PARAGON] if "table_1" in sections else []

@@ -44,6 +44,6 @@ def report_paper(
     chosen = sections.split(",") if sections else list(SECTIONS)
     document = run_report_paper(workspace, out, budget, chosen, splits.split(",") if splits else SPLITS)
     if as_json:
-        print_answer(document, as_json)
+        print_answer(dict(document), as_json)
     else:
         print_report(document)

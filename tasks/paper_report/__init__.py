@@ -1,1 +1,1 @@
-"""Behind `lethe report paper`: what it trains, samples and measures, each cell kept under its content's digest so that a rerun reuses it."""
+"""Behind `lethe report paper`: what it trains, samples and measures. Each cell is kept under its content's digest, for a rerun to reuse."""

@@ -75,7 +75,8 @@ def describe_alignment(measured: Mapping[str, Aligned], references: References, 
     classes = caption_groups("subgroup")
     known = [group_of(caption, classes) for caption in references.captions]
     most = max(known.count(name) for name in set(known)) / len(known)
-    said = f"{best} against the best of paragon, backbone and single shards: CLIP score {worst.value:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}]"
+    gained = f"CLIP score {worst.value:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}]"
+    said = f"{best} against the best of paragon, backbone and single shards: {gained}"
     return {
         "num_samples": num,
         "classes": len(set(known)),
@@ -144,7 +145,8 @@ def describe_coverage(part: Part, measured: Mapping[str, Mapping[str, Aligned]],
     outside = gains["outside"]
     assert isinstance(outside, dict)
     gain = Interval(**outside["class_retrieved"])
-    said = f"right group for prompts of {part.name}, with its expert against without: {100 * gain.value:+.0f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
+    points = f"{100 * gain.value:+.0f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
+    said = f"right group for prompts of {part.name}, with its expert against without: {points}"
     return {
         "held_out": part.name,
         "samples": len(part.rows),

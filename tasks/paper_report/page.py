@@ -48,7 +48,8 @@ def goals_of(document: Document) -> list[Goal]:
     goals = []
     if table := document.get("table_1"):
         goal = table["goal"]
-        said = f"{goal['best_method']} at {goal['split']}: ratio to the paragon {_interval(goal['ratio_to_paragon'], 3)}, limit {goal['limit']}"
+        ratio = _interval(goal["ratio_to_paragon"], 3)
+        said = f"{goal['best_method']} at {goal['split']}: ratio to the paragon {ratio}, limit {goal['limit']}"
         goals.append(Goal(name="distance within 10 % of the paragon at 8 splits", verdict=goal["verdict"], said=said))
     for split in document.get("figure_2", {}).get("splits", []):
         goal = split["goal"]
@@ -70,16 +71,16 @@ def render_page(document: Document) -> str:
 def _introduction(document: Document) -> str:
     epochs = plots.labels(document["epochs"])
     splits = [
-        [name, f"{split['steps']:,}", plots.labels(part["samples"] for part in split["parts"])]
+        [name, f"{split['steps']:,}", plots.labels([part["samples"] for part in split["parts"]])]
         for name, split in document["splits"].items()
     ]
     seconds = [[name, f"{taken / 60:.1f}"] for name, taken in document.get("seconds", {}).items()]
     return "\n".join(
         [
             _text(
-                f"{document['samples']:,} pictures of {document['owners']} owners. Adapters are trained with the workspace's own stages, "
-                f"passes {epochs} over the stages' pictures; the paragon is one adapter on all pictures with exactly as many optimiser steps "
-                f"as the eight of {_last_owner(document)} together. Made {document['made_at']}."
+                f"""{document["samples"]:,} pictures of {document["owners"]} owners. Adapters are trained with the workspace's own
+                stages, passes {epochs} over the stages' pictures; the paragon is one adapter on all pictures with exactly as many
+                optimiser steps as the eight of {_last_owner(document)} together. Made {document["made_at"]}."""
             ),
             "".join(_goal(goal) for goal in goals_of(document)),
             "<h2>What was trained</h2>",
@@ -91,7 +92,7 @@ def _introduction(document: Document) -> str:
 
 
 def _last_owner(document: Document) -> str:
-    return [name for name in document["splits"] if name.startswith("owner/")][0]
+    return next(str(name) for name in document["splits"] if name.startswith("owner/"))
 
 
 def _table_1(table: Document) -> str:
@@ -107,10 +108,10 @@ def _table_1(table: Document) -> str:
         [
             "<h2>Table 1: Fréchet distance of splits and methods</h2>",
             _text(
-                f"EfficientNet-Lite0 features of {table['num_samples']} pictures a row to all real pictures; equal captions and seeds in every "
-                f"row. As many real pictures are at {_interval(table['real_pictures'], 1)}: so much is the number of samples alone. Brackets: "
-                f"95 % intervals of the jackknife over {table['num_blocks']} blocks; ratios are paired. Which method is best was chosen after "
-                "the fact, which its interval doesn't know."
+                f"""EfficientNet-Lite0 features of {table["num_samples"]} pictures a row to all real pictures; equal captions and
+                seeds in every row. As many real pictures are at {_interval(table["real_pictures"], 1)}: so much is the number of
+                samples alone. Brackets: 95 % intervals of the jackknife over {table["num_blocks"]} blocks; ratios are paired.
+                Which method is best was chosen after the fact, which its interval doesn't know."""
             ),
             plots.plot_distances(table),
             _table(["split", "method", "distance", "ratio to paragon"], rows),
@@ -123,8 +124,8 @@ def _figure_2(figure: Document) -> str:
     parts = [
         "<h2>Figure 2: dropping and adding shards</h2>",
         _text(
-            f"Change of the distance to all real pictures, relative to that of all shards, with shard_per_image and {figure['num_samples']} "
-            "pictures; dropped from the highest number down, added from the highest number down."
+            f"""Change of the distance to all real pictures, relative to that of all shards, with shard_per_image and
+            {figure["num_samples"]} pictures; dropped from the highest number down, added from the highest number down."""
         ),
         plots.plot_drops(figure),
     ]
@@ -144,10 +145,11 @@ def _table_2(table: Document) -> str:
         [
             "<h2>Table 2: does a picture show what was asked for?</h2>",
             _text(
-                f"{table['num_samples']} pictures a row, equal captions and seeds. CLIP is the one that conditions the backbone; "
-                f"EfficientNet-Lite0 was never shown an emoji: it looks up the nearest real picture, which is right if it is of the caption's "
-                f"class ({table['classes']} classes; the largest holds {plots.as_percent(table['share_of_the_largest_class'])} of all pictures), "
-                f"and whether the caption's own picture is among the nearest {table['nearest']}."
+                f"""{table["num_samples"]} pictures a row, equal captions and seeds. CLIP is the one that conditions the backbone;
+                EfficientNet-Lite0 was never shown an emoji: it looks up the nearest real picture, which is right if it is of the
+                caption's class ({table["classes"]} classes; the largest holds
+                {plots.as_percent(table["share_of_the_largest_class"])} of all pictures), and whether the caption's own picture is
+                among the nearest {table["nearest"]}."""
             ),
             plots.plot_alignment(table),
             _table(["model", "CLIP score", "right class", "own picture near"], rows),
@@ -161,9 +163,9 @@ def _figure_3(figure: Document) -> str:
     parts = [
         "<h2>Figure 3: which shards a picture came from</h2>",
         _text(
-            f"{figure['num_pictures']} pictures of shard_per_image, each made by one shard; weights along the probability flow from each picture "
-            f"back to noise, started from the common-noise estimate with {figure['draws']} draws. Checked against leaving each shard out and "
-            "making the picture anew from its seed, which is exact."
+            f"""{figure["num_pictures"]} pictures of shard_per_image, each made by one shard; weights along the probability flow from
+            each picture back to noise, started from the common-noise estimate with {figure["draws"]} draws. Checked against
+            leaving each shard out and making the picture anew from its seed, which is exact."""
         ),
         plots.plot_weights_over_time(figure),
     ]
@@ -192,9 +194,9 @@ def _figure_4a(figure: Document) -> str:
         [
             "<h2>Figure 4A: what only a new expert covers</h2>",
             _text(
-                f"The group {figure['held_out']} ({figure['samples']} pictures) lies in one shard; its expert is left out, then added. "
-                f"{figure['num_samples']} prompts of that group (outside the other shards' data) and as many of the others (inside). The public "
-                "backbone has seen drawings of such things by other vendors, so outside isn't unknown to it."
+                f"""The group {figure["held_out"]} ({figure["samples"]} pictures) lies in one shard; its expert is left out, then
+                added. {figure["num_samples"]} prompts of that group (outside the other shards' data) and as many of the others
+                (inside). The public backbone has seen drawings of such things by other vendors, so outside isn't unknown to it."""
             ),
             plots.plot_coverage(figure),
             _table(["model", "right group, outside", "CLIP score, outside", "right group, inside", "CLIP score, inside"], rows),
@@ -208,10 +210,10 @@ def _figure_4b(figure: Document) -> str:
         [
             "<h2>Figure 4B: memorisation</h2>",
             _text(
-                f"Two shards trained on purpose on {figure['training_pictures']} pictures together, {figure['steps']} steps, and asked for the "
-                f"captions that they were trained on. A near copy: the distance to the nearest training picture over the mean distance to the "
-                f"50 nearest lies below {figure['threshold']:.3f}, the 5 % quantile of held-out pictures, of which {_percent(figure['held_out'])} "
-                "lie below it. Wilson intervals."
+                f"""Two shards trained on purpose on {figure["training_pictures"]} pictures together, {figure["steps"]} steps, and
+                asked for the captions that they were trained on. A near copy: the distance to the nearest training picture over
+                the mean distance to the 50 nearest lies below {figure["threshold"]:.3f}, the 5 % quantile of held-out pictures,
+                of which {_percent(figure["held_out"])} lie below it. Wilson intervals."""
             ),
             plots.plot_memorisation(figure),
             _table(["model", "near copies", "median ratio"], rows),
@@ -235,7 +237,7 @@ def _goal(goal: Goal) -> str:
 
 
 def _text(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{escape(' '.join(text.split()))}</p>"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -18,7 +18,7 @@ from tasks.evaluation import PictureRequest, choose_pictures
 from tasks.manifest_store import load_manifests
 from tasks.openmoji import caption_groups
 from tasks.paper_report.cache import ReportCache, open_cache, sampling_code
-from tasks.paper_report.experts import Recipe, TrainedPart, chain_of, find_trained, recipe_of, topped_up, train_recipe
+from tasks.paper_report.experts import Recipe, TrainedPart, recipe_of, topped_up, train_recipe
 from tasks.paper_report.models import SplitModel, compose_split, train_split_classifier
 from tasks.paper_report.references import References, look_at_shard, read_references
 from tasks.workspace import Workspace
@@ -118,11 +118,9 @@ def train_all(pool: Executor, study: Study, splits: Sequence[str]) -> dict[str, 
     return trained
 
 
-def count_training_steps(study: Study, splits: Sequence[str]) -> tuple[int, int]:
-    """(all steps of these splits, those that no store holds whole)."""
-    recipes = [recipe for split in splits for recipe in study.recipes(split)]
-    missing = [recipe for recipe in recipes if find_trained(study.cache, recipe, chain_of(recipe)) is None]
-    return sum(recipe.steps for recipe in recipes), sum(recipe.steps for recipe in missing)
+def count_training_steps(study: Study, splits: Sequence[str]) -> int:
+    """Of all adapters of these splits, trained already or not."""
+    return sum(recipe.steps for split in splits for recipe in study.recipes(split))
 
 
 def train_classifiers(pool: Executor, study: Study, splits: Sequence[str]) -> dict[str, Path]:

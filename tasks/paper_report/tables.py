@@ -80,7 +80,7 @@ def describe_table(
         row: dict[str, Json] = {"split": split, "method": method or None, "frechet": asdict(replicates.interval)}
         row["ratio_to_paragon"] = None if name == "paragon" else asdict(compare(replicates, paragon))
         rows.append(row)
-    goals = {}
+    goals: dict[str, dict[str, Json]] = {}
     for split in splits:
         own = {name: replicates for name, replicates in measured.items() if name.startswith(f"{split} · ")}
         best = best_of(own)
@@ -114,16 +114,11 @@ def describe_drops(split: SplitModel, measured: Mapping[str, Replicates]) -> dic
         for block in range(len(whole.without))
     ]
     mean = jackknife(sum(ratios) / len(ratios), without)
-    dropping = [
-        {"dropped": len(numbers) - count, "left": count, "change": _change(measured[f"first {count}"], whole)}
-        for count in range(len(numbers) - 1, 0, -1)
-    ]
-    for row in dropping:
-        change, dropped = row["change"], row["dropped"]
-        assert isinstance(change, dict)
-        assert isinstance(dropped, int)
-        row["change_per_shard"] = change["value"] / dropped
-    adding = [{"shards": count, "change": _change(measured[f"last {count}"], whole)} for count in range(1, len(numbers))]
+    dropping: list[Json] = []
+    for count in range(len(numbers) - 1, 0, -1):
+        change, dropped = _change(measured[f"first {count}"], whole), len(numbers) - count
+        dropping.append({"dropped": dropped, "left": count, "change": change, "change_per_shard": change["value"] / dropped})
+    adding: list[Json] = [{"shards": count, "change": _change(measured[f"last {count}"], whole)} for count in range(1, len(numbers))]
     return {
         "split": split.split.name,
         "method": "shard_per_image",
@@ -141,6 +136,6 @@ def describe_drops(split: SplitModel, measured: Mapping[str, Replicates]) -> dic
     }
 
 
-def _change(one: Replicates, whole: Replicates) -> dict[str, Json]:
+def _change(one: Replicates, whole: Replicates) -> dict[str, float]:
     ratio = compare(one, whole)
     return {"value": ratio.value - 1, "low": ratio.low - 1, "high": ratio.high - 1}
