@@ -142,7 +142,7 @@ def _prepare(run: _Run, sections: Sequence[str], cuts: Sequence[str]) -> _Materi
     with run.stage("training", {"training steps": count_training_steps(study, splits)}):
         trained = train_all(run.pool, study, splits)
     steps = study.budget.classifier_steps
-    names = [split for split in splits if split != PARAGON] if "table_1" in sections else []
+    names = [split for split in splits if split != PARAGON] if {"table_1", "table_2"} & set(sections) else []
     with run.stage("classifiers", {"classifier steps": len(names) * steps}):
         classifiers = train_classifiers(run.pool, study, names)
     return _Material(references=references, models=compose_all(study, references, trained, classifiers))
