@@ -22,7 +22,7 @@ def report_paper(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes of every training stage; default: the workspace's.")] = None,
     classifier_steps: Annotated[int, typer.Option(min=1, help="Training steps of each split's classifier.")] = 400,
     overfit_steps: Annotated[int, typer.Option(min=1, help="Training steps of each shard that is overfitted on purpose.")] = 400,
-    attributed: Annotated[int, typer.Option(min=1, help="Pictures attributed for figure 3, of each way to shard.")] = 24,
+    attributed: Annotated[int, typer.Option(min=1, help="Pictures attributed for figure 3, of each way to shard.")] = 32,
     draws: Annotated[int, typer.Option(min=2, help="Noise draws of each attribution.")] = 16,
     sections: Annotated[str | None, typer.Option(metavar="NAME,…", help="Only some: table_1, figure_2 and so on.")] = None,
     splits: Annotated[str | None, typer.Option(metavar="NAME,…", help="Only some: owner/8 (always), group/8, owner/4, owner/2.")] = None,

@@ -25,7 +25,7 @@ from tasks.paper_report.samples import Model, Order, read_made
 from tasks.shard_training import shared_backbone
 from tasks.workers import report_progress
 
-_CHUNK = 8
+_CHUNK = 16
 _PROBES = 2
 _EXAMPLES = 4
 

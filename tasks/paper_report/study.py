@@ -38,7 +38,7 @@ class Budget:
     epochs: int | None = None
     classifier_steps: int = 400
     overfit_steps: int = 400
-    attributed: int = 24
+    attributed: int = 32
     draws: int = 16
 
 
