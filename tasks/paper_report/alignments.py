@@ -153,8 +153,15 @@ def describe_coverage(part: Part, measured: Mapping[str, Mapping[str, Aligned]],
         "num_samples": num,
         "rows": [{"model": name, **{kind: each.describe() for kind, each in kinds.items()}} for name, kinds in measured.items()],
         "gains": gains,
-        "goal": {"name": "a new expert covers what the others don't", "verdict": _at_least_as_good(gain), "said": said},
+        "goal": {"name": "a new expert covers what the others don't", "verdict": _is_gain(gain), "said": said},
     }
+
+
+def _is_gain(gain: Interval) -> str:
+    """Met by a gain that chance alone would not make."""
+    if gain.value <= 0:
+        return "missed"
+    return "met" if gain.low > 0 else "met, but the interval reaches zero"
 
 
 def _gain(row: Json) -> Interval:
