@@ -210,7 +210,7 @@ def _figure_3(run: _Run, material: _Material) -> Json:
         split = material.models[name]
         run.make("figure 3", leave_out_orders(split, requests))
         with run.stage("figure 3", {"attributed": len(requests)}):
-            credited = credit_all(run.pool, study.cache, split.base, requests, study.budget.draws, study.code)
+            credited = credit_all(run.pool, study.cache, split, requests, study.budget.draws, study.code)
         drawn.append(describe_credit(study.cache, split, credited, requests, study.code))
     return {"num_pictures": len(requests), "draws": study.budget.draws, "splits": drawn}
 

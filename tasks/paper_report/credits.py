@@ -1,7 +1,9 @@
 """Figure 3 of the report: which shards pictures came from, over denoising time, checked against leaving each shard out.
 
-Near shards (by owner) and far ones (by group) side by side: the paper's claim is that credit is skewed where shards differ and even where
-they are alike.
+Near shards (by owner) and far ones (by group) side by side: the paper's claim is that weights settle early where shards differ and late
+where they are alike. The weights shown are those of `bayes` while it makes the pictures: known exactly at the start, where they are the
+priors. Those that `follow_path` finds on the way from a picture to noise are not: they add up differences of divergences, thousands of
+nats each, from a few probes in a few steps, and drift. Its credit (eq. 6) is measured all the same, beside that by common noise.
 """
 
 import math
@@ -16,7 +18,9 @@ from safetensors.torch import load, save
 from cdm_core.attribution import follow_path
 from cdm_core.attribution_validity import measure_effects, validate_credit
 from cdm_core.digests import Digest, Json, json_digest
-from cdm_core.mixing import draw_expert
+from cdm_core.mixing import Condition, draw_expert
+from cdm_core.samplers import build_sampler
+from cdm_core.sampling import bind, draw_start, walk
 from cdm_core.serving import load_composed_model
 from tasks.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache
@@ -32,7 +36,7 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Credited:
-    """Shares [B, N] with their standard errors, the path's contributions, and weights [B, T, N] at times [T]."""
+    """Shares [B, N] with their standard errors, the path's contributions, and `bayes`' weights [B, T, N] at times [T]."""
 
     shares: torch.Tensor
     errors: torch.Tensor
@@ -41,10 +45,13 @@ class Credited:
     times: list[float]
 
 
-def credit_all(pool: Executor, cache: ReportCache, model: Model, requests: Sequence[PictureRequest], draws: int, code: Digest) -> Credited:
-    """Attribute the model's pictures, from cached pictures, in chunks that are kept. Workers report "attributed"."""
+def credit_all(
+    pool: Executor, cache: ReportCache, split: SplitModel, requests: Sequence[PictureRequest], draws: int, code: Digest
+) -> Credited:
+    """Attribute the split's pictures, from cached pictures, in chunks that are kept. Workers report "attributed"."""
+    pair = split.base, split.with_method("bayes")
     chunks = [tuple(requests[start : start + _CHUNK]) for start in range(0, len(requests), _CHUNK)]
-    files = [future.result() for future in [pool.submit(_credit_chunk, cache, model, chunk, draws, code) for chunk in chunks]]
+    files = [future.result() for future in [pool.submit(_credit_chunk, cache, *pair, chunk, draws, code) for chunk in chunks]]
     parts = [load(path.read_bytes()) for path in files]
     joined = {name: torch.cat([part[name] for part in parts]) for name in ("shares", "errors", "path", "weights")}
     return Credited(**joined, times=parts[0]["times"].tolist())
@@ -90,10 +97,34 @@ def describe_credit(
         "mean_credit_of_the_maker": float(credited.shares[torch.arange(len(makers)), makers].mean()),
         "mean_standard_error": float(credited.errors.mean()),
         "examples": [
-            {"made_by": numbers[makers[row]], "caption": requests[row].caption, "weights": credited.weights[row].tolist()}
-            for row in range(min(_EXAMPLES, len(requests)))
+            {"caption": requests[row].caption, "weights": credited.weights[row].tolist()} for row in range(min(_EXAMPLES, len(requests)))
         ],
     }
+
+
+@torch.no_grad()
+def _follow_sampling(bayes: Model, requests: tuple[PictureRequest, ...]) -> dict[str, torch.Tensor]:
+    """Weights while the pictures are made, and the times of the steps."""
+    loaded = load_composed_model(bayes.composition.to_bytes(), bayes.adapters, bayes.centroids, shared_backbone())
+    condition = Condition(captions=[request.caption for request in requests], seeds=[request.seed for request in requests])
+    settings = bayes.composition.sampling
+    seen: list[torch.Tensor] = []
+    times: list[float] = []
+
+    def note(x: torch.Tensor, t: float, weights_BN: torch.Tensor) -> None:
+        seen.append(weights_BN.double())
+        times.append(t)
+
+    walk(
+        build_sampler(settings.sampler, settings.steps),
+        loaded.mixer,
+        bind(shared_backbone(), loaded.experts, condition, settings),
+        torch.stack([draw_start(shared_backbone(), request.seed) for request in requests]),
+        condition,
+        len(loaded.experts),
+        on_weights=note,
+    )
+    return {"weights": torch.stack(seen, dim=1), "times": torch.tensor(times, dtype=torch.float64)}
 
 
 def _makers(split: SplitModel, requests: Sequence[PictureRequest]) -> list[int]:
@@ -101,8 +132,13 @@ def _makers(split: SplitModel, requests: Sequence[PictureRequest]) -> list[int]:
     return [experts[draw_expert(experts, request.seed)].shard for request in requests]
 
 
-def _credit_chunk(cache: ReportCache, model: Model, requests: tuple[PictureRequest, ...], draws: int, code: Digest) -> Path:
-    name: dict[str, Json] = {"composition": model.composition.digest, "requests": [request.key for request in requests], "draws": draws}
+def _credit_chunk(cache: ReportCache, model: Model, bayes: Model, requests: tuple[PictureRequest, ...], draws: int, code: Digest) -> Path:
+    name: dict[str, Json] = {
+        "composition": model.composition.digest,
+        "requests": [request.key for request in requests],
+        "draws": draws,
+        "weights": bayes.composition.digest,
+    }
     path = cache.folder / "credit" / f"{json_digest({**name, 'probes': _PROBES, 'code': code})}.safetensors"
     if path.is_file():
         report_progress("attributed", len(requests))
@@ -119,8 +155,7 @@ def _credit_chunk(cache: ReportCache, model: Model, requests: tuple[PictureReque
         "shares": credit.shares_BN,
         "errors": credit.standard_errors_BN,
         "path": followed.contributions_BN,
-        "weights": followed.weights_TBN.transpose(0, 1).contiguous(),
-        "times": torch.tensor(followed.times_T, dtype=torch.float64),
+        **_follow_sampling(bayes, requests),
     }
     cache.write(path, save(tensors))
     report_progress("attributed", len(requests))

@@ -145,7 +145,7 @@ def _table_2(table: Document) -> str:
         [
             "<h2>Table 2: does a picture show what was asked for?</h2>",
             _text(
-                f"""{table["num_samples"]} pictures a row, equal captions and seeds. CLIP is the one that conditions the backbone;
+                f"""{table["num_samples"]} pictures a row, equal captions and seeds. CLIP is the one that conditions the backbone, and both were trained on the same public drawings, whose style it may favour;
                 EfficientNet-Lite0 was never shown an emoji: it looks up the nearest real picture, which is right if it is of the
                 caption's class ({table["classes"]} classes; the largest holds
                 {plots.as_percent(table["share_of_the_largest_class"])} of all pictures), and whether the caption's own picture is
@@ -163,9 +163,11 @@ def _figure_3(figure: Document) -> str:
     parts = [
         "<h2>Figure 3: which shards a picture came from</h2>",
         _text(
-            f"""{figure["num_pictures"]} pictures of shard_per_image, each made by one shard; weights along the probability flow from
-            each picture back to noise, started from the common-noise estimate with {figure["draws"]} draws. Checked against
-            leaving each shard out and making the picture anew from its seed, which is exact."""
+            f"""Plots: the weights of bayes over the steps of {figure["num_pictures"]} pictures, from the priors on. Table: as many
+            pictures of shard_per_image, each made by one shard; credit by common noise with {figure["draws"]} draws, and by eq. 6 along
+            the path with 2 probes and as many steps as sampling has, checked against leaving each shard out and making the picture anew
+            from its seed, which is exact. Only its maker's absence changes such a picture, so that most effects are 0 and the rank
+            correlation can't reach 1."""
         ),
         plots.plot_weights_over_time(figure),
     ]

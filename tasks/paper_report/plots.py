@@ -93,7 +93,7 @@ def plot_credit_over_time(split: Document) -> str:
         axes = figure.add_subplot(1, len(pictures), number + 1)
         layers = [[picture["weights"][point][column] for point in order] for column in range(len(split["shards"]))]
         axes.stackplot([1 - split["times"][point] for point in order], layers, labels=[str(shard) for shard in split["shards"]])
-        axes.set(xlim=(0, 1), ylim=(0, 1), title=f"made by shard {picture['made_by']}", yticks=[])
+        axes.set(xlim=(0, 1), ylim=(0, 1), title=picture["caption"][:28], yticks=[])
         axes.title.set_fontsize("small")
     figure.axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="x-small", title="shard")
     return _svg(figure)
