@@ -145,7 +145,8 @@ def _table_2(table: Document) -> str:
         [
             "<h2>Table 2: does a picture show what was asked for?</h2>",
             _text(
-                f"""{table["num_samples"]} pictures a row, equal captions and seeds. CLIP is the one that conditions the backbone, and both were trained on the same public drawings, whose style it may favour;
+                f"""{table["num_samples"]} pictures a row, equal captions and seeds. CLIP is the one
+                that conditions the backbone, and both were trained on the same public drawings, whose style it may favour;
                 EfficientNet-Lite0 was never shown an emoji: it looks up the nearest real picture, which is right if it is of the
                 caption's class ({table["classes"]} classes; the largest holds
                 {plots.as_percent(table["share_of_the_largest_class"])} of all pictures), and whether the caption's own picture is
