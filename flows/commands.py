@@ -145,7 +145,7 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool, guar
     """
     if (answer := _earlier_answer(ws, request_id)) is not None:
         return answer
-    totals = {"steps": None, "reference pictures": None, "evaluation pictures": 2 * ws.settings().evaluation.samples}
+    totals = {"steps": None, "reference pictures": None, "evaluation pictures": 3 * ws.settings().evaluation.samples}
     with flow_session(ws, totals if show_progress else None):
         if (answer := _earlier_answer(ws, request_id)) is not None:
             return answer  # given while this process waited for the flow's lock

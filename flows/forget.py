@@ -6,7 +6,8 @@
  4. Approval: the registered issuer's signature over the request is all that policy asks for here.
  5. Stop: compose each hit shard's last clean checkpoint, sign, log, promote. From here on nothing served uses the data.
  6. Commit packs and manifests without the samples (git + DVC).
- 7. Retrain the hit shards' tainted stages, shards in parallel; recompute centroids and reference moments.
+ 7. Retrain the hit shards' tainted stages, shards in parallel; meanwhile recompute centroids and reference moments, and draw what the
+    gate will ask of the model that served before.
  8. Evaluate: the quality gate between what served before and the candidate.
  9. Sign the decision and log it to MLflow; then promote, or leave the stopped composition serving and ask a person.
 10. Suppress what was erased; purge every store, and list each again.
@@ -24,7 +25,7 @@ from prefect.cache_policies import NO_CACHE
 from cdm_core.composition import Composition
 from cdm_core.digests import Json
 from cdm_core.quality_gate import GateResult
-from flows.steps import describe, evaluate, evaluation_pictures, train
+from flows.steps import describe, evaluate, evaluation_pictures, generate, train
 from tasks import batches, forgetting, purging
 from tasks.case import Case, Served
 from tasks.evaluation import ShardDescription
@@ -43,7 +44,10 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     remove(root, request_id)  # 6
     training = [train.submit(root, shard.shard) for shard in plan.shards]  # 7
     describing = [describe.submit(root, shard) for shard in Workspace(Path(root)).settings().shard_ids]
+    drawing = [generate.submit(root, serving) for serving in served_before(root, request_id)]
     trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
+    for future in drawing:
+        future.result()
     if awaits_decision(root, request_id):
         before, candidate = compose_candidate(root, request_id, trained, descriptions)
         gate = evaluate(root, before, candidate, descriptions)  # 8
@@ -105,6 +109,12 @@ def close(root: str, request_id: str) -> dict[str, Json]:
     if batches.is_batch(request_id):
         batches.close_members(_case(root, request_id))
     return purging.close_request(_case(root, request_id))
+
+
+def served_before(root: str, request_id: str) -> list[Composition]:
+    """What the gate compares with, unless it has judged already."""
+    case = _case(root, request_id)
+    return [forgetting.served_before(case)] if awaits_decision(root, request_id) else []
 
 
 def awaits_decision(root: str, request_id: str) -> bool:

@@ -175,8 +175,7 @@ def compose_candidate(
     case: Case, trained: Sequence[TrainedShard], descriptions: Sequence[ShardDescription]
 ) -> tuple[Composition, Composition]:
     """(what served before the request, the candidate with the retrained shards); commits the new adapters to DVC first."""
-    planned, stopped = case.find("planned"), case.find("stopped")
-    assert planned is not None, "a candidate follows a plan"
+    stopped = case.find("stopped")
     assert stopped is not None, "a candidate follows a stop"
     commit_training(case.ws, [shard.shard for shard in trained], "Retrain the shards that a deletion hit")
     described = {description.shard: description for description in descriptions}
@@ -184,7 +183,14 @@ def compose_candidate(
     base = load_composition(case.ws, read_served(stopped).composition)
     candidate = replace_experts(case.ws.settings(), base, [shard.shard for shard in trained], experts)
     save_composition(case.ws, candidate)
-    return load_composition(case.ws, read_served(planned).composition), candidate
+    return served_before(case), candidate
+
+
+def served_before(case: Case) -> Composition:
+    """What served when the case was planned."""
+    planned = case.find("planned")
+    assert planned is not None, "an open case was planned"
+    return load_composition(case.ws, read_served(planned).composition)
 
 
 def kept_plan(case: Case) -> ForgetPlan:
