@@ -102,13 +102,17 @@ class KnnSettings(_Section):
 
 
 class EvaluationSettings(_Section):
-    """The quality gate: `margin` is the largest tolerated relative rise of the Fréchet distance."""
+    """The quality gate: `margin` is the largest tolerated relative rise of the Fréchet distance.
+
+    `membership_samples` erased pictures at most, and as many unseen ones, are looked at by the membership inference of a deletion.
+    """
 
     samples: int = Field(ge=16)
     blocks: int = Field(ge=4)
     margin: float = Field(gt=0)
     seed: int
     inception_weights: str | None
+    membership_samples: int = Field(default=32, ge=0, le=1000)
 
 
 class DuplicateSettings(_Section):

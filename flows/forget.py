@@ -6,8 +6,10 @@
  4. Approval: the registered issuer's signature over the request is all that policy asks for here.
  5. Stop: compose each hit shard's last clean checkpoint, sign, log, promote. From here on nothing served uses the data.
  6. Commit packs and manifests without the samples (git + DVC).
- 7. Retrain the hit shards' tainted stages, shards in parallel; recompute centroids and reference moments.
- 8. Evaluate: the quality gate between what served before and the candidate.
+ 7. Retrain the hit shards' tainted stages, shards in parallel; recompute centroids and reference moments. Beside it, the losses of the
+    adapters before on what is erased.
+ 8. Evaluate: the quality gate between what served before and the candidate. Beside it, membership inference: evidence, which no decision
+    asks.
  9. Sign the decision and log it to MLflow; then promote, or leave the stopped composition serving and ask a person.
 10. Suppress what was erased; purge every store, and list each again.
 11. Sign the closing record with the counts, and answer.
@@ -23,13 +25,18 @@ from prefect.cache_policies import NO_CACHE
 
 from cdm_core.composition import Composition
 from cdm_core.digests import Json
+from cdm_core.membership import Membership
 from cdm_core.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, train
-from tasks import batches, forgetting, purging
+from tasks import batches, forgetting, membership, purging
 from tasks.case import Case, Served
+from tasks.deciding import Judged
 from tasks.evaluation import ShardDescription
+from tasks.membership import Recalled
+from tasks.neighbours import look_at_neighbours
 from tasks.planning import ForgetPlan
 from tasks.shard_training import TrainedShard
+from tasks.traces import describe_traces
 from tasks.workspace import Workspace
 
 
@@ -43,11 +50,14 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     remove(root, request_id)  # 6
     training = [train.submit(root, shard.shard) for shard in plan.shards]  # 7
     describing = [describe.submit(root, shard) for shard in Workspace(Path(root)).settings().shard_ids]
+    recalling = recall.submit(root, request_id)
     trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
+    recalled = recalling.result()
     if awaits_decision(root, request_id):
         before, candidate = compose_candidate(root, request_id, trained, descriptions)
+        attacking = attack.submit(root, request_id, candidate, recalled)
         gate = evaluate(root, before, candidate, descriptions)  # 8
-        decide(root, request_id, before, candidate, gate, trained)  # 9
+        decide(root, request_id, before, candidate, gate, trained, attacking.result())  # 9
     purge(root, request_id, descriptions)  # 10
     return close(root, request_id)  # 11
 
@@ -86,11 +96,33 @@ def compose_candidate(
 
 
 @task(cache_policy=NO_CACHE)
+def recall(root: str, request_id: str) -> Recalled:
+    """Losses of the adapters before, while their data can still be read."""
+    return membership.recall(_case(root, request_id))
+
+
+@task(cache_policy=NO_CACHE)
+def attack(root: str, request_id: str, candidate: Composition, recalled: Recalled) -> Membership | str:
+    """Membership inference before and after, or why there is none."""
+    return membership.attack(_case(root, request_id), candidate, recalled)
+
+
+@task(cache_policy=NO_CACHE)
 def decide(
-    root: str, request_id: str, before: Composition, candidate: Composition, gate: GateResult, trained: list[TrainedShard]
+    root: str,
+    request_id: str,
+    before: Composition,
+    candidate: Composition,
+    gate: GateResult,
+    trained: list[TrainedShard],
+    attacked: Membership | str,
 ) -> Served:
     """Sign and log the decision, then promote on a pass; a side effect, done once."""
-    return forgetting.decide_forgotten(_case(root, request_id), before, candidate, gate, evaluation_pictures(root), trained)
+    case, pictures = _case(root, request_id), evaluation_pictures(root)
+    traces = describe_traces(attacked, look_at_neighbours(case, before, candidate, pictures))
+    return forgetting.decide_forgotten(
+        case, Judged(before=before, candidate=candidate, gate=gate, pictures=pictures, traces=traces), trained
+    )
 
 
 @task(cache_policy=NO_CACHE)

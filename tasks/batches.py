@@ -17,13 +17,13 @@ from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
 from tasks.case import Case, read_served
 from tasks.clock import utc_now
+from tasks.closing import describe_deletion, describe_time
 from tasks.compositions import load_composition
 from tasks.data_versions import require_committed
 from tasks.deciding import audit_run, review
-from tasks.due import describe_clock
 from tasks.duplicates import load_choice
 from tasks.files import erase_folder
-from tasks.forgetting import IDENTITY, find_request, record_plan
+from tasks.forgetting import find_request, record_plan
 from tasks.identities import keep_outcomes
 from tasks.intake import read_format
 from tasks.ledger import Ledger, StoredRequest
@@ -170,29 +170,29 @@ def _describe(ws: Workspace, member: _Member) -> dict[str, Json]:
 
 def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: Mapping[str, Mapping[str, Json]]) -> None:
     ledger, decided, purged = Ledger(case.ws), steps["decided"], steps["purged"]
-    stored, stopped, removed = ledger.request(case.request_id), batch.find("stopped"), batch.find("removed")
+    stored, stopped = ledger.request(case.request_id), batch.find("stopped")
     assert stored is not None, "a member is stored"
     assert stopped is not None, "closing follows a stop"
-    assert removed is not None, "closing follows the removal"
     if stored.answer is not None:
         return
     candidate, is_promoted = read_served(decided), decided["serving"] == decided["version"]
+    whole = describe_deletion(batch, candidate)
     content = {
+        **whole,
         "decision": "closed",
         "status": "completed" if is_promoted else "needs_review",
         "request_digest": stored.digest,
         "request_format": request["request_format"],
         "issuer_key": request["issuer_key"],
         "regulation": request["regulation"],
-        "identity": IDENTITY,
         "affected_shards": request["shards"],
         "samples": request["samples"],
-        "batch": {"name": batch.request_id, "records": [stopped["record"], decided["record"]]},
-        "dvc_revision_before": steps["planned"]["dvc_revision"],
-        "dvc_revision_after": removed["dvc_revision"],
-        **describe_clock(case.ws, case.request_id, utc_now()),
-        "suppression_commitment": purged["suppression"],
-        "purged": purged["counts"],
+        "batch": {
+            "name": batch.request_id,
+            "records": [stopped["record"], decided["record"]],
+            "said_of_the_whole_batch": sorted(whole),
+        },
+        **describe_time(case),
         "absence": "every store was listed again after the erasure of the whole batch and held none of the erased objects",
     }
     composition, step_key = load_composition(case.ws, Digest(candidate.composition)), case.step_key("close")
