@@ -139,9 +139,13 @@ class TimestampingSettings(_Section):
 
 
 class IntakeSettings(_Section):
-    """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain."""
+    """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain.
+
+    `callbacks`: whether the addresses that senders name are told of a request's progress.
+    """
 
     business: str = Field(default="lethe.example", min_length=1, max_length=253)
+    callbacks: bool = False
 
 
 class TermsSettings(_Section):

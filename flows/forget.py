@@ -34,6 +34,7 @@ from tasks.deciding import Judged
 from tasks.evaluation import ShardDescription
 from tasks.membership import Recalled
 from tasks.neighbours import look_at_neighbours
+from tasks.notifying import Stage, tell
 from tasks.planning import ForgetPlan
 from tasks.shard_training import TrainedShard
 from tasks.traces import describe_traces
@@ -78,7 +79,9 @@ def wait(root: str, request_id: str) -> dict[str, Json]:
 @task(cache_policy=NO_CACHE)
 def stop(root: str, request_id: str) -> Served:
     """Promote the clean checkpoints; a side effect, done once."""
-    return forgetting.stop_serving(_case(root, request_id))
+    served = forgetting.stop_serving(_case(root, request_id))
+    _tell(root, request_id, "stopped")
+    return served
 
 
 @task(cache_policy=NO_CACHE)
@@ -136,12 +139,20 @@ def close(root: str, request_id: str) -> dict[str, Json]:
     """Sign the closing record, of a batch those of its requests first, and keep the answer."""
     if batches.is_batch(request_id):
         batches.close_members(_case(root, request_id))
-    return purging.close_request(_case(root, request_id))
+    answer = purging.close_request(_case(root, request_id))
+    _tell(root, request_id, "closed")
+    return answer
 
 
 def awaits_decision(root: str, request_id: str) -> bool:
     """Whether an earlier run of this flow got no further than retraining."""
     return _case(root, request_id).find("decided") is None
+
+
+def _tell(root: str, request_id: str, stage: Stage) -> None:
+    case = _case(root, request_id)
+    for name in batches.requests_of(case):
+        tell(case.ws, name, stage)
 
 
 def _case(root: str, request_id: str) -> Case:

@@ -26,7 +26,8 @@ from tasks.files import erase_folder
 from tasks.forgetting import find_request, record_plan
 from tasks.identities import keep_outcomes
 from tasks.intake import read_format
-from tasks.ledger import Ledger, StoredRequest
+from tasks.ledger import Ledger, Status, StoredRequest
+from tasks.notifying import describe_notifications
 from tasks.planning import ForgetPlan, Resolved, erase_plan, load_plan, plan_deletion, refuse_request, resolve_request
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
@@ -113,6 +114,11 @@ def close_members(case: Case) -> None:
         _close_member(case, Case(case.ws, str(request["request_id"])), request, {"decided": decided, "purged": purged, "planned": planned})
 
 
+def requests_of(case: Case) -> list[str]:
+    """The requests that a case carries out: its own, or a batch's."""
+    return [stored.request_id for stored in _members(case.ws, case.request_id)] if is_batch(case.request_id) else [case.request_id]
+
+
 def review_batch(case: Case, *, accept: bool, reason: str) -> None:
     """A person's decision on a batch, which is the decision on each of its requests."""
     answer, ledger = review(case, accept=accept, reason=reason), Ledger(case.ws)
@@ -177,10 +183,11 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
         return
     candidate, is_promoted = read_served(decided), decided["serving"] == decided["version"]
     whole = describe_deletion(batch, candidate)
+    status: Status = "completed" if is_promoted else "needs_review"
     content = {
         **whole,
         "decision": "closed",
-        "status": "completed" if is_promoted else "needs_review",
+        "status": status,
         "request_digest": stored.digest,
         "request_format": request["request_format"],
         "issuer_key": request["issuer_key"],
@@ -193,6 +200,7 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
             "said_of_the_whole_batch": sorted(whole),
         },
         **describe_time(case),
+        "notifications": describe_notifications(case.ws, case.request_id, status, utc_now(), is_forgotten=True),
         "absence": "every store was listed again after the erasure of the whole batch and held none of the erased objects",
     }
     composition, step_key = load_composition(case.ws, Digest(candidate.composition)), case.step_key("close")
@@ -216,7 +224,7 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
     }
     erase_plan(case.ws, case.request_id)
     ledger.append("closed", case.request_id, {"record": record.name, "batch": batch.request_id}, utc_now())
-    ledger.set_status(case.request_id, "completed" if is_promoted else "needs_review", answer)
+    ledger.set_status(case.request_id, status, answer)
     erase_folder(images_folder(case.ws, case.request_id))
     ledger.forget_content(case.request_id)
 

@@ -25,6 +25,7 @@ from tasks.ledger import OPEN, Ledger, Status
 from tasks.lookup import erase_stale_indices
 from tasks.manifest_store import load_manifest
 from tasks.mlflow_erasure import erase_versions
+from tasks.notifying import describe_notifications
 from tasks.planning import ForgetPlan, erase_plan
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
@@ -120,6 +121,7 @@ def close_request(case: Case) -> dict[str, Json]:
         "request_digest": stored.digest,
         **describe_deletion(case, candidate),
         **describe_time(case),
+        "notifications": describe_notifications(case.ws, case.request_id, status, utc_now(), is_forgotten=not plan.held_samples),
         "absence": "every store was listed again after the erasure and held none of the erased objects",
     }
     record = sign_record(
