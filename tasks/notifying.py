@@ -76,6 +76,7 @@ def queue_callbacks(ws: Workspace, request_id: str, stage: Stage) -> None:
     received = ledger.last("received", request_id)
     if stored is None or received is None:
         return
+    _folder(ws).mkdir(parents=True, exist_ok=True)
     with exclusive_lock(_folder(ws) / ".lock"):
         letters = _load(ws, request_id) or _begin(ws, stored, read_format(received.body))
         told, urls, pending = (_strings(letters, "told"), _strings(letters, "urls"), _entries(letters))
