@@ -102,13 +102,17 @@ class KnnSettings(_Section):
 
 
 class EvaluationSettings(_Section):
-    """The quality gate: `margin` is the largest tolerated relative rise of the Fréchet distance."""
+    """The quality gate: `margin` is the largest tolerated relative rise of the Fréchet distance.
+
+    `membership_samples` erased pictures at most, and as many unseen ones, are looked at by the membership inference of a deletion.
+    """
 
     samples: int = Field(ge=16)
     blocks: int = Field(ge=4)
     margin: float = Field(gt=0)
     seed: int
     inception_weights: str | None
+    membership_samples: int = Field(default=32, ge=0, le=1000)
 
 
 class DuplicateSettings(_Section):
@@ -135,9 +139,13 @@ class TimestampingSettings(_Section):
 
 
 class IntakeSettings(_Section):
-    """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain."""
+    """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain.
+
+    `callbacks`: whether the addresses that senders name are told of a request's progress.
+    """
 
     business: str = Field(default="lethe.example", min_length=1, max_length=253)
+    callbacks: bool = False
 
 
 class TermsSettings(_Section):

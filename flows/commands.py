@@ -152,6 +152,7 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool, guar
         from flows.forget import forget
         from flows.resume import finish_interrupted
         from tasks.batches import coalesce
+        from tasks.notifying import deliver_callbacks
         from tasks.planning import refuse_request
 
         finish_interrupted(ws, but=request_id)
@@ -168,6 +169,7 @@ def forget_received(ws: Workspace, request_id: str, *, show_progress: bool, guar
             return answer if case_id == request_id else _earlier_answer(ws, request_id) or answer
         except RequestRefusedError as error:
             refuse_request(ws, request_id, error, utc_now())
+            deliver_callbacks(ws, utc_now())
             raise
 
 
@@ -222,21 +224,23 @@ def learn_arrival(ws: Workspace, arrival: "Arrival", *, show_progress: bool) -> 
 
 def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -> Document:
     """Sign a person's decision."""
-    from tasks.batches import batch_of, review_batch
+    from tasks.batches import batch_of, is_batch, requests_of, review_batch
     from tasks.case import Case
     from tasks.deciding import review
     from tasks.ledger import Ledger
     from tasks.locks import exclusive_lock
+    from tasks.notifying import tell
 
     if not reason.strip():
         raise InvalidInputError("reason: must not be empty")
     ws = open_for_flow(directory)
     with exclusive_lock(ws.private / "flow.lock"):
-        if (batch := batch_of(ws, request_id)) is None:
-            return dict(review(Case(ws, request_id), accept=accept, reason=reason))
-        review_batch(Case(ws, batch), accept=accept, reason=reason)
+        case = Case(ws, batch_of(ws, request_id) or request_id)
+        (review_batch if is_batch(case.request_id) else review)(case, accept=accept, reason=reason)
+        for name in requests_of(case):
+            tell(ws, name, "reviewed")
         stored = Ledger(ws).request(request_id)
-        assert stored is not None, "a batch's request is stored"
+        assert stored is not None, "what was reviewed is stored"
         return dict(stored.answer or {})
 
 

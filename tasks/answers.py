@@ -5,7 +5,7 @@ from cdm_core.intake.case_status import CaseStatus, compute_expected_by
 from cdm_core.intake.detection import Format
 from tasks.identities import load_outcomes
 from tasks.intake import read_format
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, StoredRequest
 from tasks.workspace import Workspace
 
 
@@ -19,14 +19,19 @@ def read_case(ws: Workspace, request_id: str, form: str) -> CaseStatus:
     found = [(stored, _form_and_regulation(ledger, stored.request_id)) for stored in ledger.requests_named(request_id)]
     if not found:
         raise InvalidInputError(f"{request_id}: no such request")
-    matching = [(stored, regulation) for stored, (its_form, regulation) in found if its_form == form]
+    matching = [stored for stored, (its_form, _) in found if its_form == form]
     if not matching:
         raise InvalidInputError(f"{request_id}: came as {found[0][1][0]}, so there is no answer as {form}")
     if len(matching) > 1:
         raise InvalidInputError(
-            f"{request_id}: came from several issuers; say which: {', '.join(stored.request_id for stored, _ in matching)}"
+            f"{request_id}: came from several issuers; say which: {', '.join(stored.request_id for stored in matching)}"
         )
-    stored, regulation = matching[0]
+    return case_of(ws, matching[0])
+
+
+def case_of(ws: Workspace, stored: StoredRequest) -> CaseStatus:
+    """Where a stored request stands."""
+    form, regulation = _form_and_regulation(Ledger(ws), stored.request_id)
     answer = stored.answer or {}
     sent_id = stored.request_id.partition("@")[0]
     made_here = sent_id.startswith(f"{form}-")

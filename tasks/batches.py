@@ -17,16 +17,17 @@ from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
 from tasks.case import Case, read_served
 from tasks.clock import utc_now
+from tasks.closing import describe_deletion, describe_time
 from tasks.compositions import load_composition
 from tasks.data_versions import require_committed
 from tasks.deciding import audit_run, review
-from tasks.due import describe_clock
 from tasks.duplicates import load_choice
 from tasks.files import erase_folder
-from tasks.forgetting import IDENTITY, find_request, record_plan
+from tasks.forgetting import find_request, record_plan
 from tasks.identities import keep_outcomes
 from tasks.intake import read_format
-from tasks.ledger import Ledger, StoredRequest
+from tasks.ledger import Ledger, Status, StoredRequest
+from tasks.notifying import describe_notifications
 from tasks.planning import ForgetPlan, Resolved, erase_plan, load_plan, plan_deletion, refuse_request, resolve_request
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
@@ -113,6 +114,11 @@ def close_members(case: Case) -> None:
         _close_member(case, Case(case.ws, str(request["request_id"])), request, {"decided": decided, "purged": purged, "planned": planned})
 
 
+def requests_of(case: Case) -> list[str]:
+    """The requests that a case carries out: its own, or a batch's."""
+    return [stored.request_id for stored in _members(case.ws, case.request_id)] if is_batch(case.request_id) else [case.request_id]
+
+
 def review_batch(case: Case, *, accept: bool, reason: str) -> None:
     """A person's decision on a batch, which is the decision on each of its requests."""
     answer, ledger = review(case, accept=accept, reason=reason), Ledger(case.ws)
@@ -170,29 +176,31 @@ def _describe(ws: Workspace, member: _Member) -> dict[str, Json]:
 
 def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: Mapping[str, Mapping[str, Json]]) -> None:
     ledger, decided, purged = Ledger(case.ws), steps["decided"], steps["purged"]
-    stored, stopped, removed = ledger.request(case.request_id), batch.find("stopped"), batch.find("removed")
+    stored, stopped = ledger.request(case.request_id), batch.find("stopped")
     assert stored is not None, "a member is stored"
     assert stopped is not None, "closing follows a stop"
-    assert removed is not None, "closing follows the removal"
     if stored.answer is not None:
         return
     candidate, is_promoted = read_served(decided), decided["serving"] == decided["version"]
+    whole = describe_deletion(batch, candidate)
+    status: Status = "completed" if is_promoted else "needs_review"
     content = {
+        **whole,
         "decision": "closed",
-        "status": "completed" if is_promoted else "needs_review",
+        "status": status,
         "request_digest": stored.digest,
         "request_format": request["request_format"],
         "issuer_key": request["issuer_key"],
         "regulation": request["regulation"],
-        "identity": IDENTITY,
         "affected_shards": request["shards"],
         "samples": request["samples"],
-        "batch": {"name": batch.request_id, "records": [stopped["record"], decided["record"]]},
-        "dvc_revision_before": steps["planned"]["dvc_revision"],
-        "dvc_revision_after": removed["dvc_revision"],
-        **describe_clock(case.ws, case.request_id, utc_now()),
-        "suppression_commitment": purged["suppression"],
-        "purged": purged["counts"],
+        "batch": {
+            "name": batch.request_id,
+            "records": [stopped["record"], decided["record"]],
+            "said_of_the_whole_batch": sorted(whole),
+        },
+        **describe_time(case),
+        "notifications": describe_notifications(case.ws, case.request_id, status, utc_now(), is_forgotten=True),
         "absence": "every store was listed again after the erasure of the whole batch and held none of the erased objects",
     }
     composition, step_key = load_composition(case.ws, Digest(candidate.composition)), case.step_key("close")
@@ -216,7 +224,7 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
     }
     erase_plan(case.ws, case.request_id)
     ledger.append("closed", case.request_id, {"record": record.name, "batch": batch.request_id}, utc_now())
-    ledger.set_status(case.request_id, "completed" if is_promoted else "needs_review", answer)
+    ledger.set_status(case.request_id, status, answer)
     erase_folder(images_folder(case.ws, case.request_id))
     ledger.forget_content(case.request_id)
 

@@ -13,7 +13,6 @@ from cdm_core.digests import Json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
 from cdm_core.intake.detection import Format
 from cdm_core.intake.reception import parse_any
-from cdm_core.quality_gate import GateResult
 from cdm_core.requests import DeletionRequest
 from tasks.case import Case, Served, read_served
 from tasks.checkpoints import CheckpointStore
@@ -23,7 +22,7 @@ from tasks.data_versions import commit_data, commit_training, data_revision, req
 from tasks.deciding import Judged, Work, audit_run, decide
 from tasks.due import describe_clock
 from tasks.duplicates import load_choice
-from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, prefix_rows
+from tasks.evaluation import ShardDescription, centroids_file, prefix_rows
 from tasks.identities import keep_outcomes
 from tasks.intake import read_format
 from tasks.ledger import Ledger
@@ -216,14 +215,7 @@ def _planned_at(case: Case) -> datetime:
     return event.at
 
 
-def decide_forgotten(
-    case: Case,
-    before: Composition,
-    candidate: Composition,
-    gate: GateResult,
-    pictures: list[PictureRequest],
-    trained: Sequence[TrainedShard],
-) -> Served:
+def decide_forgotten(case: Case, judged: Judged, trained: Sequence[TrainedShard]) -> Served:
     """Sign and log the decision on the candidate, then promote on a pass."""
     plan, stopped, planned, removed = kept_plan(case), case.find("stopped"), case.find("planned"), case.find("removed")
     assert stopped is not None, "a decision follows a stop"
@@ -259,4 +251,4 @@ def decide_forgotten(
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},
         "steps": plan.steps,
     }
-    return decide(case, Judged(before=before, candidate=candidate, gate=gate, pictures=pictures), work, read_served(stopped), content)
+    return decide(case, judged, work, read_served(stopped), content)

@@ -125,6 +125,16 @@ def check_logged(ws: Workspace, ledger: Ledger) -> int:
     return len(events)
 
 
+def read_predicate(ws: Workspace, name: str) -> Mapping[str, Json]:
+    """What a record of the workspace says, its signature checked.
+
+    Raises:
+        InvalidInputError: there is no such record.
+        VerificationError: the workspace didn't sign it.
+    """
+    return verify_envelope(_read_file(ws.records / name), load_record_keys(ws.keys)).predicate
+
+
 def load_records(ws: Workspace) -> list[bytes]:
     """The bytes of all records, oldest first."""
     return [path.read_bytes() for path in list_records(ws.records)]

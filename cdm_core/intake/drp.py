@@ -106,6 +106,7 @@ def parse_drp(message: bytes, source: str) -> DrpMessage:
         captions_like=None,
         reason=None,
         identifiers=tuple(identifiers),
+        callbacks=() if parsed.status_callback is None else (parsed.status_callback,),
     )
     return DrpMessage(request=request, business=parsed.business_id, issued_at=parsed.issued_at, expires_at=parsed.expires_at)
 

@@ -89,6 +89,7 @@ def parse_opendsr(content: bytes, source: str, *, issuer: str, business: str) ->
         captions_like=None,
         reason=None,
         identifiers=tuple(sorted(identifiers)),
+        callbacks=tuple(parsed.status_callback_urls),
     )
     return [request], [] if parsed.regulation else [NO_REGULATION]
 
