@@ -17,7 +17,7 @@ from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
 from tasks.case import Case, read_served
 from tasks.clock import utc_now
-from tasks.closing import describe_deletion, describe_time
+from tasks.closing import describe_deletion, describe_time, measured
 from tasks.compositions import load_composition
 from tasks.data_versions import require_committed
 from tasks.deciding import audit_run, review
@@ -213,6 +213,7 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
         "status": content["status"],
         "stop_seconds": stopped["seconds"],
         "total_seconds": (utc_now() - stored.received_at).total_seconds(),
+        **measured(batch),
         "stopped_version": stopped["version"],
         "model_version": decided["serving"],
         "candidate_version": candidate.version,

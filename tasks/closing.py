@@ -13,6 +13,7 @@ from tasks.case import Case, Served
 from tasks.clock import utc_now
 from tasks.compositions import adapter_files, load_composition
 from tasks.due import describe_clock
+from tasks.memory import peak_memory_megabytes
 from tasks.records import read_predicate
 from tasks.workspace import Workspace
 
@@ -62,6 +63,12 @@ def _reasons(said: Mapping[str, Json]) -> dict[str, Json]:
     given = said.get("not_stated")
     reasons: dict[str, Json] = {name: why for name, why in given.items() if name in _OF_THE_DECISION} if isinstance(given, Mapping) else {}
     return reasons | ({"promotion": "nothing was promoted: a person decides"} if said.get("promotion") is None else {})
+
+
+def measured(case: Case) -> dict[str, Json]:
+    """What retraining took, in seconds summed over the shards (they train in parallel), and the most memory that the command has needed."""
+    retrained = case.find("retrained") or {}
+    return {"training_seconds": retrained.get("seconds"), "peak_memory_mb": peak_memory_megabytes()}
 
 
 def describe_time(case: Case) -> dict[str, Json]:

@@ -13,7 +13,7 @@ from tasks.case import Case, read_served
 from tasks.checkpoints import CheckpointStore
 from tasks.classifiers import erase_classifiers, train_classifier_of_today
 from tasks.clock import utc_now
-from tasks.closing import describe_deletion, describe_time
+from tasks.closing import describe_deletion, describe_time, measured
 from tasks.compositions import adapter_files, load_composition, saved_compositions, tainted_adapters
 from tasks.deciding import audit_run, close_run
 from tasks.erasure import erase_objects, objects_to_erase
@@ -135,6 +135,7 @@ def close_request(case: Case) -> dict[str, Json]:
         "status": status,
         "stop_seconds": stopped["seconds"],
         "total_seconds": (utc_now() - stored.received_at).total_seconds(),
+        **measured(case),
         "stopped_version": stopped["version"],
         "model_version": decided["serving"],
         "candidate_version": candidate.version,
