@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import TypeAdapter, ValidationError
 from securesystemslib.signer import Key, Signer  # type: ignore[attr-defined]  # re-exported without __all__
 
@@ -19,6 +20,7 @@ from cdm_core.digests import Json, json_digest
 from cdm_core.documents import describe_problem
 from cdm_core.errors import VerificationError
 from cdm_core.evidence import build_statement, parse_public_key, sign_envelope, verify_envelope
+from cdm_core.intake.senders import KeyFile, SenderKey, parse_key_file
 
 REGISTRY_PREDICATE = "https://lethe.dev/attestation/key-registry/v1"
 ISSUER_ROLE = "issuer"
@@ -53,15 +55,33 @@ class KeyEntry:
         return None
 
     def key(self) -> Key:
-        """The public key.
+        """The public key of who signs records and approvals, which is an Ed25519 key.
+
+        Raises:
+            InvalidInputError: it's of another algorithm, as issuers' may be.
+            VerificationError: the entry's keyid is another key's.
+        """
+        self._parse()
+        return parse_public_key(self.public_key.encode(), f"key {self.keyid[:12]}")
+
+    def sender_key(self, at: datetime) -> SenderKey:
+        """The public key of who signs requests, as it counts at a time.
 
         Raises:
             VerificationError: the entry's keyid is another key's.
         """
-        key = parse_public_key(self.public_key.encode(), f"key {self.keyid[:12]}")
-        if key.keyid != self.keyid:
+        return SenderKey(issuer=self.name, keyid=self.keyid, public_key=self._parse().public_key, problem=self.why_invalid(at))
+
+    @property
+    def is_ed25519(self) -> bool:
+        """Whether records and approvals can be signed with it."""
+        return isinstance(self._parse().public_key, Ed25519PublicKey)
+
+    def _parse(self) -> KeyFile:
+        parsed = parse_key_file(self.public_key.encode(), f"key {self.keyid[:12]}")
+        if parsed.keyid != self.keyid:
             raise VerificationError(f"key {self.keyid[:12]}: the entry holds another key")
-        return key
+        return parsed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

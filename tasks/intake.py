@@ -27,7 +27,7 @@ from cdm_core.intake.fields import parse_time
 from cdm_core.intake.opendsr import DOMAIN_HEADER, SIGNATURE_HEADER
 from cdm_core.intake.reception import Parcel, describe_refusal, judge
 from cdm_core.requests import DeletionRequest, check_size
-from tasks.keys import VerifiedIssuer, owner_secret, require_valid_issuer, sender_keys
+from tasks.keys import VerifiedIssuer, owner_secret, sender_keys
 from tasks.ledger import Ledger
 from tasks.request_images import find_image_files, keep_images
 from tasks.workspace import Workspace
@@ -60,9 +60,9 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
     signature, headers = _read_signature(path)
     parcel = Parcel(content=content, file_name=path.name, signature=signature, domain=headers.get(DOMAIN_HEADER.lower()))
     received_at = _first_receipt(ledger, digest) or _gateway_time(headers, path, now) or now
-    accepted = judge(parcel, sender_keys(ws), business=ws.settings().intake.business, now=received_at, form=form)  # 2 to 4
-    signer = VerifiedIssuer(issuer=accepted.signer.issuer, keyid=accepted.signer.keyid)
-    issuer = require_valid_issuer(ws, signer, received_at)
+    keys = sender_keys(ws, received_at)
+    accepted = judge(parcel, keys, business=ws.settings().intake.business, now=received_at, form=form)  # 2 to 4
+    issuer = VerifiedIssuer(issuer=accepted.signer.issuer, keyid=accepted.signer.keyid)
     requests = tuple(_with_ledger_id(ws, ledger, request) for request in accepted.requests)
     return ReceivedFile(
         content=content,

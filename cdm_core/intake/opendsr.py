@@ -113,9 +113,8 @@ def answer_opendsr(case: CaseStatus) -> dict[str, Json]:
 
 def opendsr_reason(reason: str) -> str:
     """The `reason` in the error object of a refusal, which has HTTP status 400 throughout."""
-    return {"unsigned": "Unauthorized", "unknown_issuer": "Unauthorized", "bad_signature_encoding": "Unauthorized"}.get(
-        reason, "IllegalArgumentException"
-    )
+    is_signature = reason in ("unsigned", "unknown_issuer", "key_not_valid", "bad_signature_encoding")
+    return "Unauthorized" if is_signature else "IllegalArgumentException"
 
 
 def check_opendsr_time(request: DeletionRequest, now: datetime) -> None:
