@@ -45,7 +45,7 @@ def add_key(
         Path, typer.Option("--public-key", metavar="FILE", help="Public key in PEM; Ed25519, or for issuers as in add-issuer.")
     ],
     role: Annotated[list[str], typer.Option("--role", metavar="ROLE", help="issuer, or a role of params.yaml's approvals; repeatable.")],
-    valid_from: Annotated[str | None, typer.Option(metavar="TIME", help="Default: now.")] = None,
+    valid_from: Annotated[str | None, typer.Option(metavar="TIME", help="Default: now, or as it was.")] = None,
     valid_until: Annotated[str | None, typer.Option(metavar="TIME", help="Default: without end.")] = None,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,

@@ -60,7 +60,8 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
     signature, headers = _read_signature(path)
     parcel = Parcel(content=content, file_name=path.name, signature=signature, domain=headers.get(DOMAIN_HEADER.lower()))
     received_at = _first_receipt(ledger, digest) or _gateway_time(headers, path, now) or now
-    keys = sender_keys(ws, received_at)
+    # Keys are judged by the ledger's own time: a gateway's is unsigned, and could be set back to before a theft.
+    keys = sender_keys(ws, _first_recorded(ledger, digest) or now)
     accepted = judge(parcel, keys, business=ws.settings().intake.business, now=received_at, form=form)  # 2 to 4
     issuer = VerifiedIssuer(issuer=accepted.signer.issuer, keyid=accepted.signer.keyid)
     requests = tuple(_with_ledger_id(ws, ledger, request) for request in accepted.requests)
@@ -144,6 +145,11 @@ def _with_ledger_id(ws: Workspace, ledger: Ledger, request: DeletionRequest) -> 
 def _first_receipt(ledger: Ledger, digest: Digest) -> datetime | None:
     """When these bytes were accepted for the first time."""
     return next((stored.received_at for stored in ledger.requests() if stored.digest == digest), None)
+
+
+def _first_recorded(ledger: Ledger, digest: Digest) -> datetime | None:
+    """When the ledger recorded these bytes as accepted."""
+    return min((event.at for event in ledger.events(kind="received") if event.body.get("digest") == digest), default=None)
 
 
 def _read_signature(path: Path) -> tuple[bytes | None, Mapping[str, str]]:

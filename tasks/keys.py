@@ -144,9 +144,11 @@ def add_issuer(ws: Workspace, name: str, public_key_file: Path | None) -> Issuer
 
 
 def add_key(
-    ws: Workspace, name: str, public_key_file: Path, roles: Sequence[str], *, valid_from: datetime, valid_until: datetime | None
+    ws: Workspace, name: str, public_key_file: Path, roles: Sequence[str], *, valid_from: datetime | None, valid_until: datetime | None
 ) -> KeyEntry:
     """Register a key with its roles; the same key again replaces roles and interval. A certificate's own interval bounds the one given.
+
+    Without `valid_from` a new key counts from now on, a known one from when it did.
 
     Raises:
         InvalidInputError: the name, a role, the interval or the key file is not usable.
@@ -158,10 +160,7 @@ def add_key(
     key = parse_key_file(_read_key_file(public_key_file), str(public_key_file))
     if set(roles) != {ISSUER_ROLE}:
         parse_public_key(key.pem.encode(), f"{public_key_file}: a key in another role than {ISSUER_ROLE} signs with Ed25519")
-    valid_from = max(valid_from, key.valid_from or valid_from)
     valid_until = min((end for end in (valid_until, key.valid_until) if end is not None), default=None)
-    if valid_until is not None and valid_until <= valid_from:
-        raise InvalidInputError("valid until: must be later than valid from")
     (ws.keys / "issuers").mkdir(parents=True, exist_ok=True)
     with exclusive_lock(ws.keys / ".lock"):
         registry = load_registry(ws)
@@ -172,12 +171,18 @@ def add_key(
             raise StateError(f"{public_key_file}: this key was revoked; register another")
         if ISSUER_ROLE in roles and _issuer_index(registry, utc_now()).get(name) not in (None, key.keyid):
             raise StateError(f"issuer {name}: already registered with another key; revoke that first")
+        start = valid_from or (utc_now() if known is None else known.valid_from)
+        start = max((time for time in (start, key.valid_from) if time is not None), default=None)
+        if None not in (start, valid_until) and valid_until <= start:  # type: ignore[operator]  # neither is None
+            raise InvalidInputError("valid until: must be later than valid from")
+        before = () if known is None else (*known.roles, *known.past_roles)
         entry = KeyEntry(
             keyid=key.keyid,
             name=name,
             roles=tuple(sorted(set(roles))),
+            past_roles=tuple(sorted(set(before) - set(roles))),
             public_key=key.pem,
-            valid_from=valid_from,
+            valid_from=start,
             valid_until=valid_until,
         )
         write_atomically(_issuer_path(ws, key.keyid), key.pem.encode())
