@@ -57,11 +57,18 @@ def _describe(ws: Workspace, ledger: Ledger, stored: StoredRequest, now: datetim
         expected_by=due_at,
         content=stored.content,
         outcomes=load_outcomes(ws, stored.request_id),
-        is_closed=Case(ws, stored.request_id).find("closed") is not None,
+        is_closed=_is_closed(ws, ledger, stored),
         num_erased=_count_erased(ledger, stored.request_id),
         holds=_read_holds(answer.get("holds")),
         extension=None if extended is None else str(extended.body["reason"]),
     )
+
+
+def _is_closed(ws: Workspace, ledger: Ledger, stored: StoredRequest) -> bool:
+    """In its present round; what is held may have been put back in the queue and found held again, with nothing left to erase."""
+    if stored.status == "held":
+        return ledger.last("closed", stored.request_id) is not None
+    return Case(ws, stored.request_id).find("closed") is not None
 
 
 def _form_of(ledger: Ledger, request_id: str) -> Format:
