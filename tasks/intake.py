@@ -14,6 +14,7 @@ of which the signature, the processor domain and `Received-At` count, the time a
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import file_digest
@@ -77,7 +78,7 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
 
 
 def receive_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None) -> ReceivedFile:
-    """Steps 1 to 5; a refusal is recorded before it's raised."""
+    """Steps 1 to 5; a refusal is recorded before it's raised, and says the sender's own reason at its end."""
     try:
         received = read_request_file(ws, ledger, path, now, form)
         new = [request for request in received.requests if ledger.last("received", request.request_id) is None]
@@ -89,8 +90,10 @@ def receive_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form:
             keep_images(ws, request, path.parent)
             ledger.append("received", request.request_id, _describe(ws, received, request), now)
     except RequestRefusedError as error:
-        record_refusal(ledger, path, error, now, form)
-        raise
+        words = record_refusal(ledger, path, error, now, form)
+        if words is None or str(error).endswith(f"[{words}]"):
+            raise
+        raise RequestRefusedError(f"{error} [{words}]", reason=error.reason) from error
     return received
 
 
@@ -205,18 +208,24 @@ def _check_ids(ledger: Ledger, received: ReceivedFile) -> None:
             )
 
 
-def record_refusal(ledger: Ledger, path: Path, error: RequestRefusedError, now: datetime, form: Format | None = None) -> None:
-    """One event: which bytes, and why, in our word and in the sender's; never what they say."""
+def record_refusal(ledger: Ledger, path: Path, error: RequestRefusedError, now: datetime, form: Format | None = None) -> str | None:
+    """One event: which bytes, and why, in our word and in the sender's, which is returned; never what they say.
+
+    Of what is too large the size is recorded in place of the digest: it isn't read.
+    """
     body: dict[str, Json] = {"digest": None, "reason": error.reason}
-    try:
-        body["digest"] = _digest_of(path)
+    found = form or "own"
+    with suppress(OSError):
+        if error.reason == "too_large":
+            body["bytes"] = path.stat().st_size
+        else:
+            body["digest"] = _digest_of(path)
         with path.open("rb") as file:
-            found = form or detect_format(file.read(size_limit(b"PK")))
-    except OSError:
-        found = form or "own"
+            found = form or detect_format(file.read(size_limit(b"")))
     if (words := describe_refusal(found, error.reason)) is not None:
         body |= {"format": found, "sender_reason": words}
     ledger.append("refused", None, body, now)
+    return words
 
 
 def _digest_of(path: Path) -> Digest | None:

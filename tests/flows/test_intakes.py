@@ -1,7 +1,6 @@
 """Foreign forms from end to end: submitted, carried out, answered in their own words; and what may not block a genuine request."""
 
 import base64
-import hashlib
 import io
 import json
 import zipfile
