@@ -61,7 +61,9 @@ class CaseStatus:
                 return "failed"
             case "completed":
                 return "done"
-        return "done" if self.is_closed else "under_way"
+        if not self.is_closed:
+            return "under_way"
+        return "held" if self.holds else "done"
 
     @property
     def is_open(self) -> bool:

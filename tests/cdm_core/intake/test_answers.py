@@ -1,6 +1,7 @@
 """Each sender's answer to each state, and when it may be expected."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -105,6 +106,11 @@ def test_drp_is_told_of_holds_and_extensions() -> None:
     details = str(answer_drp(case("held", is_closed=True, extension="many requests"))["processing_details"])
     assert details.startswith("what is not exempt was removed from the model and erased; exempt until")
     assert details.endswith("; the period was extended: many requests")
+
+
+def test_what_waits_for_a_review_and_for_a_hold_is_held() -> None:
+    given = replace(case("held", is_closed=True), status="needs_review")
+    assert (answer_drp(given)["status"], answer_fides(given)["status"]) == ("in_progress", "paused")
 
 
 def test_the_fides_document() -> None:
