@@ -29,7 +29,6 @@ from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_d
 from cdm_core.documents import decode_text, describe_problem, load_json
 from cdm_core.errors import InvalidInputError, VerificationError
 from cdm_core.evidence import CosignedStatement, verify_cosigned
-from cdm_core.key_registry import ISSUER_ROLE
 from cdm_core.key_validity import Act, TrustedTime, find_problem, judge_acts
 from cdm_core.signed_note import Checkpoint, LogProof, parse_log_proof, sign_note, verify_log_proof, verify_note
 from cdm_core.timestamps import verify_timestamp
@@ -152,34 +151,33 @@ def envelope_digest(envelope: Json) -> Digest:
     return json_digest(envelope)
 
 
-def describe_acts(request: Act | None, approvals: Sequence[Act]) -> dict[str, Json]:
+def describe_acts(requests: Sequence[Act], approvals: Sequence[Act]) -> dict[str, Json]:
     """What a receipt says of who signed the request and approved its plan; all times are the ledger's."""
     described: dict[str, Json] = {}
-    if request is not None:
-        described |= {"issuer_key": request.keyid, "recorded_at": request.time.at.isoformat()}
+    if requests:
+        described["signed_by"] = [_describe_act(act) for act in requests]
     if approvals:
-        described["approvers"] = [{"keyid": act.keyid, "role": act.role, "at": act.time.at.isoformat()} for act in approvals]
+        described["approvers"] = [_describe_act(act) for act in approvals]
     return described
+
+
+def _describe_act(act: Act) -> dict[str, Json]:
+    return {"keyid": act.keyid, "role": act.role, "at": act.time.at.isoformat()}
 
 
 def _read_acts(predicate: Mapping[str, Json]) -> list[Act]:
     """What `describe_acts` wrote; a receipt of an earlier release says nothing."""
     acts = []
-    match predicate:
-        case {"issuer_key": str(keyid), "recorded_at": str(at)}:
-            acts.append(_act("request", keyid, ISSUER_ROLE, at))
-    approvers = predicate.get("approvers") or []
-    for approver in approvers if isinstance(approvers, list) else [None]:
-        match approver:
-            case {"keyid": str(keyid), "role": str(role), "at": str(at)}:
-                acts.append(_act("approval", keyid, role, at))
-            case _:
-                raise VerificationError("signed, but not as a receipt: approvers")
+    for name, what in (("signed_by", "request"), ("approvers", "approval")):
+        described = predicate.get(name, [])
+        for act in described if isinstance(described, list) else [None]:
+            match act:
+                case {"keyid": str(keyid), "role": str(role), "at": str(at)}:
+                    time = TrustedTime(at=_parse_time(at), source="ledger")
+                    acts.append(Act(what=what, keyid=keyid, role=role, time=time))
+                case _:
+                    raise VerificationError(f"signed, but not as a receipt: {name}")
     return acts
-
-
-def _act(what: str, keyid: str, role: str, at: str) -> Act:
-    return Act(what=what, keyid=keyid, role=role, time=TrustedTime(at=_parse_time(at), source="ledger"))
 
 
 def _require_counted(

@@ -38,7 +38,10 @@ _RECEIVED_HEADER = "Received-At"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedFile:
-    """A request file that was verified: its bytes, who signed, and the requests in it, under the ids that the ledger has for them."""
+    """A request file that was verified: its bytes, who signed, and the requests in it, under the ids that the ledger has for them.
+
+    `first_party_key` is the keyid of the second who signed, where the form has one.
+    """
 
     content: bytes
     digest: Digest
@@ -47,6 +50,7 @@ class ReceivedFile:
     format: Format
     notes: tuple[str, ...]
     received_at: datetime
+    first_party_key: str | None = None
 
 
 def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None) -> ReceivedFile:
@@ -62,9 +66,10 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
     parcel = Parcel(content=content, file_name=path.name, signature=signature, domain=headers.get(DOMAIN_HEADER.lower()))
     received_at = _first_receipt(ledger, digest) or _gateway_time(headers, path, now) or now
     # Keys are judged by the ledger's own time: a gateway's is unsigned, and could be set back to before a theft.
-    keys = sender_keys(ws, _first_recorded(ledger, digest) or now)
+    keys = sender_keys(ws, now, _find_recorded(ledger, digest))
     accepted = judge(parcel, keys, business=ws.settings().intake.business, now=received_at, form=form)  # 2 to 4
     issuer = VerifiedIssuer(issuer=accepted.signer.issuer, keyid=accepted.signer.keyid)
+    first_party = None if accepted.first_party is None else accepted.first_party.keyid
     requests = tuple(_with_ledger_id(ws, ledger, request) for request in accepted.requests)
     return ReceivedFile(
         content=content,
@@ -74,6 +79,7 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
         format=accepted.format,
         notes=accepted.notes,
         received_at=received_at,
+        first_party_key=first_party,
     )
 
 
@@ -136,6 +142,8 @@ def _describe(ws: Workspace, received: ReceivedFile, request: DeletionRequest) -
         "regulation": request.regulation,
         "format": received.format,
     }
+    if received.first_party_key is not None:
+        body["first_party_key"] = received.first_party_key
     return body | {"notes": list(received.notes)} if received.notes else body
 
 
@@ -150,9 +158,15 @@ def _first_receipt(ledger: Ledger, digest: Digest) -> datetime | None:
     return next((stored.received_at for stored in ledger.requests() if stored.digest == digest), None)
 
 
-def _first_recorded(ledger: Ledger, digest: Digest) -> datetime | None:
-    """When the ledger recorded these bytes as accepted."""
-    return min((event.at for event in ledger.events(kind="received") if event.body.get("digest") == digest), default=None)
+def _find_recorded(ledger: Ledger, digest: Digest) -> dict[str, datetime]:
+    """When the ledger first recorded a key's signature over these bytes, by keyid."""
+    found: dict[str, datetime] = {}
+    for event in ledger.events(kind="received"):
+        if event.body.get("digest") == digest:
+            for keyid in (event.body.get("issuer_key"), event.body.get("first_party_key")):
+                if keyid:
+                    found.setdefault(str(keyid), event.at)
+    return found
 
 
 def _read_signature(path: Path) -> tuple[bytes | None, Mapping[str, str]]:

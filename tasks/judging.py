@@ -69,10 +69,10 @@ def judge_ledger(ws: Workspace, ledger: Ledger) -> dict[str, int]:
             require_counted(statement.keyid, _validity(statement.keyid, registry, None), _record_time(ledger, digest))
         except VerificationError as error:
             raise VerificationError(f"{ws.records}: record {digest[:12]}: {error}") from error
-    requests = [_request_act(event) for event in ledger.events(kind="received")]
+    requests = [act for event in ledger.events(kind="received") for act in _request_acts(event)]
     approvals = [_approval_act(event) for event in ledger.events(kind="approved")]
     try:
-        return {"request": 0, "approval": 0} | judge_acts([act for act in (*requests, *approvals) if act is not None], registry.parties)
+        return {"request": 0, "approval": 0} | judge_acts([*requests, *approvals], registry.parties)
     except VerificationError as error:
         raise VerificationError(f"{ledger.path}: {error}") from error
 
@@ -89,10 +89,10 @@ def current_registry(ws: Workspace) -> KeyRegistry:
     return registry
 
 
-def find_request_act(ledger: Ledger, request_id: str) -> Act | None:
-    """Who signed a request, and when the ledger recorded it; None for what nobody signed, such as an arrival."""
+def find_request_acts(ledger: Ledger, request_id: str) -> list[Act]:
+    """Who signed a request, and when the ledger recorded it; empty for what nobody signed, such as an arrival."""
     event = ledger.last("received", request_id)
-    return None if event is None else _request_act(event)
+    return [] if event is None else _request_acts(event)
 
 
 def find_approvals(ledger: Ledger, request_id: str) -> list[Act]:
@@ -101,11 +101,11 @@ def find_approvals(ledger: Ledger, request_id: str) -> list[Act]:
     return [] if event is None else _approver_acts(event.body.get("approvers"), None)
 
 
-def _request_act(event: Event) -> Act | None:
-    keyid = event.body.get("issuer_key")
-    if not keyid:
-        return None
-    return Act(what="request", keyid=str(keyid), role=ISSUER_ROLE, time=TrustedTime(at=event.at, source="ledger"))
+def _request_acts(event: Event) -> list[Act]:
+    """The issuer's, and that of an identity token's 1st party."""
+    keyids = [keyid for keyid in (event.body.get("issuer_key"), event.body.get("first_party_key")) if keyid]
+    time = TrustedTime(at=event.at, source="ledger")
+    return [Act(what="request", keyid=str(keyid), role=ISSUER_ROLE, time=time) for keyid in keyids]
 
 
 def _approval_act(event: Event) -> Act:
@@ -119,12 +119,12 @@ def _named_acts(ledger: Ledger | None, predicate: Mapping[str, Json], written: T
     requests = predicate.get("requests")
     named = [each for each in requests if isinstance(each, Mapping)] if isinstance(requests, Sequence) else [predicate]
     received = [] if ledger is None else ledger.events(kind="received")
-    acts = []
+    acts: list[Act] = []
     for request in named:
         if keyid := request.get("issuer_key"):
-            times = [event.at for event in received if event.body.get("issuer_key") == keyid and _is_of(event, request)]
-            time = TrustedTime(at=min(times), source="ledger") if times else written
-            acts.append(Act(what="request", keyid=str(keyid), role=ISSUER_ROLE, time=time))
+            events = [event for event in received if event.body.get("issuer_key") == keyid and _is_of(event, request)]
+            stated = Act(what="request", keyid=str(keyid), role=ISSUER_ROLE, time=written)
+            acts += _request_acts(events[0]) if events else [stated]
     approvers = predicate.get("approvers")
     accepted = [] if ledger is None else [event.body.get("approvers") for event in ledger.events(kind="plan_accepted")]
     return acts + _approver_acts(approvers, None if approvers in accepted else written)

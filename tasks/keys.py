@@ -13,7 +13,7 @@ may bring Ed25519, RSA and EC P-256 keys, or a certificate of one; keys that sig
 import base64
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -267,8 +267,13 @@ def verify_file(ws: Workspace, content: bytes, signature_text: bytes | None, at:
     return VerifiedIssuer(issuer=signer.issuer, keyid=signer.keyid)
 
 
-def sender_keys(ws: Workspace, at: datetime) -> list[SenderKey]:
+def sender_keys(ws: Workspace, at: datetime, recorded: Mapping[str, datetime] | None = None) -> list[SenderKey]:
     """The registered issuers' public keys as they count at a time; those that don't are among them: a refusal should say why.
+
+    Args:
+        ws: whose registry tells them.
+        at: the time.
+        recorded: by keyid, of those whose signature over the same bytes was recorded before, when that was.
 
     Raises:
         StateError: the registry or a key is damaged.
@@ -277,7 +282,7 @@ def sender_keys(ws: Workspace, at: datetime) -> list[SenderKey]:
     for entry in load_registry(ws).with_role(ISSUER_ROLE):
         if _load_issuer_key(ws, entry.keyid).keyid != entry.keyid:
             raise StateError(f"{_issuer_path(ws, entry.keyid)}: holds another key than the one that was registered")
-        keys.append(entry.sender_key(at))
+        keys.append(entry.sender_key((recorded or {}).get(entry.keyid, at)))
     return keys
 
 

@@ -17,7 +17,7 @@ from cdm_core.receipts import RECEIPT_EVENT, RECEIPT_PREDICATE, build_receipt, d
 from cdm_core.signed_note import verify_checkpoint
 from cdm_core.trusted_keys import build_key_list
 from tasks.clock import utc_now
-from tasks.judging import current_registry, find_approvals, find_request_act
+from tasks.judging import current_registry, find_approvals, find_request_acts
 from tasks.keys import load_private_signer, load_record_keys, workspace_signer
 from tasks.ledger import CLOSED, Ledger, StoredRequest
 from tasks.records import verify_record
@@ -41,7 +41,7 @@ def make_receipt(ws: Workspace, request_id: str, second_key: Path | None) -> byt
     if stored.answer is None or stored.status not in (*CLOSED, "needs_review"):
         raise StateError(f"{request_id}: is not closed; its status is {stored.status}")
     records = _records_of(ws, stored.answer)
-    signed = describe_acts(find_request_act(ledger, request_id), find_approvals(ledger, request_id))
+    signed = describe_acts(find_request_acts(ledger, request_id), find_approvals(ledger, request_id))
     payload = build_statement(_subjects(stored, records), RECEIPT_PREDICATE, {**_describe(stored, records), **signed})
     signers: list[CryptoSigner] = [workspace_signer(ws)]
     if second_key is not None:

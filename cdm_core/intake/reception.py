@@ -36,10 +36,14 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A file whose requests are to be carried out; `notes` say what had to be tolerated or assumed."""
+    """A file whose requests are to be carried out; `notes` say what had to be tolerated or assumed.
+
+    `first_party` is the second who signed, of IAB's identity token.
+    """
 
     format: Format
     signer: SenderKey
+    first_party: SenderKey | None = None
     requests: tuple[DeletionRequest, ...]
     notes: tuple[str, ...]
 
@@ -147,7 +151,7 @@ def _judge_iab(parcel: Parcel, keys: Sequence[SenderKey], now: datetime) -> Acce
     first_party = _require_valid(verify_token(read_identity_token(parcel.content, source), keys, f"{source}: idJWT"), "idJWT: ")
     tokens, notes = parse_iab(parcel.content, source)
     check_iab(tokens, requester=signer.issuer, first_party=first_party.issuer, now=now, source=source)
-    return Accepted(format="iab", signer=signer, requests=(tokens.request,), notes=tuple(notes))
+    return Accepted(format="iab", signer=signer, first_party=first_party, requests=(tokens.request,), notes=tuple(notes))
 
 
 def _require_valid(key: SenderKey, where: str = "") -> SenderKey:

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from test_receipts import PARAMETERS
 
-from cdm_core.errors import InvalidInputError, RequestRefusedError
+from cdm_core.errors import InvalidInputError, RequestRefusedError, VerificationError
+from flows.receipts import run_verify
 from tasks.clock import utc_now
 from tasks.intake import headers_file, receive_file
 from tasks.keys import add_issuer, add_key, create_keys, load_registry, revoke_key, sign_file
@@ -139,6 +140,22 @@ def test_what_was_received_before_a_revocation_stays_received(ws: Workspace, tmp
     again = receive_file(ws, Ledger(ws), path, utc_now())
     assert again == first
     assert len(Ledger(ws).events(kind="received")) == 1
+
+
+def test_another_ones_receipt_of_the_same_bytes_revives_no_key(ws: Workspace, tmp_path: Path) -> None:
+    path = opendsr(tmp_path)
+    receive_file(ws, Ledger(ws), path, utc_now())
+    revoke_key(ws, keyid(ws, "agent-7"), since=utc_now(), reason="stolen")
+    headers_file(path).write_text(json.dumps({"X-OpenDSR-Signature": base64.b64encode(AGENT_KEY.sign(path.read_bytes())).decode()}))
+    assert refuse(ws, path)[0] == "key_not_valid"
+
+
+def test_the_ledger_check_judges_both_keys_of_an_iab_pair(ws: Workspace, tmp_path: Path) -> None:
+    receive_file(ws, Ledger(ws), iab(tmp_path), utc_now())
+    assert run_verify(ws.ledger / "ledger.sqlite", None, None)["judged"] == {"request": 2, "approval": 0}
+    revoke_key(ws, keyid(ws, "publisher"), since=utc_now() - HOUR, reason="stolen")
+    with pytest.raises(VerificationError, match=f"request: key {keyid(ws, 'publisher')[:12]} was revoked since"):
+        run_verify(ws.ledger / "ledger.sqlite", None, None)
 
 
 def test_a_gateways_time_does_not_revive_a_stolen_key(ws: Workspace, tmp_path: Path) -> None:
