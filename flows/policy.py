@@ -25,8 +25,7 @@ def run_keys_add(
     from tasks.keys import add_key
 
     ws = open_for_flow(directory)
-    start, end = parse_moment(valid_from) or utc_now(), parse_moment(valid_until)
-    entry = add_key(ws, name, public_key, roles, valid_from=start, valid_until=end)
+    entry = add_key(ws, name, public_key, roles, valid_from=parse_moment(valid_from), valid_until=parse_moment(valid_until))
     record_key_change(ws)
     return _describe_key(entry)
 

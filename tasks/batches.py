@@ -154,7 +154,7 @@ def _resolve(ws: Workspace, stored: StoredRequest) -> _Member:
     assert received is not None, "a waiting request was received"
     assert stored.content is not None, "the bytes of an open request are kept"
     request = find_request(ws, stored.content, stored.request_id, read_format(received.body))
-    keep_outcomes(ws, request)
+    keep_outcomes(ws, request, utc_now())
     choice = load_choice(ws, stored.request_id)
     return _Member(stored=stored, resolved=resolve_request(ws, request, images_folder(ws, stored.request_id), choice))
 
@@ -200,7 +200,9 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
             "said_of_the_whole_batch": sorted(whole),
         },
         **describe_time(case),
-        "notifications": describe_notifications(case.ws, case.request_id, status, utc_now(), is_forgotten=True),
+        "notifications": describe_notifications(
+            case.ws, case.request_id, status, utc_now(), num_erased=int(str(request["samples"])), is_forgotten=True
+        ),
         "absence": "every store was listed again after the erasure of the whole batch and held none of the erased objects",
     }
     composition, step_key = load_composition(case.ws, Digest(candidate.composition)), case.step_key("close")

@@ -56,7 +56,7 @@ def plan_request(case: Case) -> ForgetPlan:
     assert stored.content is not None, "the bytes of an open request are kept"
     assert received is not None, "a stored request was received"
     request = find_request(case.ws, stored.content, case.request_id, read_format(received))
-    keep_outcomes(case.ws, request)
+    keep_outcomes(case.ws, request, utc_now())
     choice = load_choice(case.ws, case.request_id)
     plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id), choice=choice)
     return record_plan(case, plan, serving, {}) if plan.hits else plan

@@ -45,18 +45,21 @@ _BUDGET_SECONDS = 5.0
 Letters = dict[str, Json]
 
 
-def describe_notifications(ws: Workspace, request_id: str, status: Status, now: datetime, *, is_forgotten: bool) -> list[Json] | None:
+def describe_notifications(
+    ws: Workspace, request_id: str, status: Status, now: datetime, *, num_erased: int, is_forgotten: bool
+) -> list[Json] | None:
     """For a closing record: what was left, and told, up to now; None for a batch, which nobody sent.
 
-    `status` is what the closing makes of the request; `is_forgotten` says that its bytes go.
+    `status` is what the closing makes of the request, `num_erased` how many samples it erases; `is_forgotten` says that its bytes go.
     """
     ledger = Ledger(ws)
     stored, received, stopped = ledger.request(request_id), ledger.last("received", request_id), ledger.last("stopped", request_id)
     assert stored is not None, "a request that is closed is stored"
     if received is None:
         return None
-    form, case = read_format(received.body), case_of(ws, stored)
-    final = replace(case, status=status, content=None, issuer=None) if is_forgotten else replace(case, status=status)
+    form, case = read_format(received.body), case_of(ws, stored, now)
+    earlier = case.num_erased or 0  # in rounds before, where some samples were held
+    final = replace(case, status=status, is_closed=True, num_erased=earlier + num_erased, content=None if is_forgotten else case.content)
     left = [("received", replace(case, status="received"), stored.received_at), ("closed", final, now)]
     if stopped is not None:
         left.insert(1, ("stopped", replace(case, status="stopped"), stopped.at))
@@ -82,7 +85,7 @@ def queue_callbacks(ws: Workspace, request_id: str, stage: Stage) -> None:
         told, urls, pending = (_strings(letters, "told"), _strings(letters, "urls"), _entries(letters))
         if not urls or stage in told:
             return
-        case, form = replace(case_of(ws, stored), issuer=str(letters["issuer"])), read_format(received.body)
+        case, form = replace(case_of(ws, stored, utc_now()), issuer=str(letters["issuer"])), read_format(received.body)
         for url in urls:
             body = build_callback(case, form, url)
             if body is not None:

@@ -121,7 +121,9 @@ def close_request(case: Case) -> dict[str, Json]:
         "request_digest": stored.digest,
         **describe_deletion(case, candidate),
         **describe_time(case),
-        "notifications": describe_notifications(case.ws, case.request_id, status, utc_now(), is_forgotten=not plan.held_samples),
+        "notifications": describe_notifications(
+            case.ws, case.request_id, status, utc_now(), num_erased=len(plan.hits), is_forgotten=not plan.held_samples
+        ),
         "absence": "every store was listed again after the erasure and held none of the erased objects",
     }
     record = sign_record(

@@ -177,7 +177,7 @@ def check_iab(tokens: IabTokens, *, requester: str, first_party: str, now: datet
 def iab_result_code(reason: str) -> int:
     """The acknowledgement's `raResultCode`; 0 is success."""
     match reason:
-        case "unknown_issuer" | "issuer_mismatch" | "unsigned":
+        case "unknown_issuer" | "key_not_valid" | "issuer_mismatch" | "unsigned":
             return 2
         case "invalid_token" | "bad_signature_encoding" | "request_id_reused":
             return 3

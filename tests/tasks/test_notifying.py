@@ -143,7 +143,7 @@ def test_a_closing_record_is_told_of_what_was_left_and_sent(ws: Workspace, serve
     ledger = receive(ws, drp_content(EMAIL, server.url("/")), "drp", "foo")
     ledger.append("stopped", "foo", {}, utc_now())
     tell(ws, "foo", "stopped")
-    entries = describe_notifications(ws, "foo", "completed", utc_now(), is_forgotten=True)
+    entries = describe_notifications(ws, "foo", "completed", utc_now(), num_erased=1, is_forgotten=True)
     assert entries is not None
     assert [(entry["stage"], entry["how"]) for entry in entries] == [  # type: ignore[index, call-overload]
         ("received", "left"),
@@ -152,6 +152,6 @@ def test_a_closing_record_is_told_of_what_was_left_and_sent(ws: Workspace, serve
         ("stopped", "callback"),
     ]
     assert entries[3]["digest"] == sha256_digest(server.received[0].body)  # type: ignore[index, call-overload]
-    assert describe_notifications(ws, "foo", "completed", utc_now(), is_forgotten=True)[0]["digest"] != entries[2]["digest"]  # type: ignore[index, call-overload]
+    assert describe_notifications(ws, "foo", "completed", utc_now(), num_erased=1, is_forgotten=True)[0]["digest"] != entries[2]["digest"]  # type: ignore[index, call-overload]
     ledger.receive("@batch-1", "batch", sha256_digest(b"batch"), b"batch", utc_now())
-    assert describe_notifications(ws, "@batch-1", "completed", utc_now(), is_forgotten=True) is None
+    assert describe_notifications(ws, "@batch-1", "completed", utc_now(), num_erased=1, is_forgotten=True) is None

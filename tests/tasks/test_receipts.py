@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from securesystemslib.dsse import Envelope
-from securesystemslib.signer import SSlibKey
 
 from cdm_core.digests import canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, LetheError, StateError, VerificationError
@@ -144,12 +142,28 @@ def test_an_open_request_gets_none(ws: Workspace, tmp_path: Path) -> None:
 def test_two_of_two_verify_with_securesystemslib_alone(ws: Workspace, tmp_path: Path) -> None:
     private, public = make_second_key(tmp_path)
     run_receipt(ws.root, "r-1", tmp_path / "receipt.json", private)
-    envelope = Envelope.from_dict(json.loads((tmp_path / "receipt.json").read_bytes())["envelope"])
-    keys = []
-    for path in (ws.keys / "workspace.pem", public):
-        der = load_pem_public_key(path.read_bytes()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        keys.append(SSlibKey.from_crypto(load_pem_public_key(path.read_bytes()), keyid=sha256_digest(der)))
-    assert len(envelope.verify(keys, 2)) == 2
+    shutil.copy(ws.keys / "workspace.pem", tmp_path)
+    program = """if True:
+        import hashlib, json, sys
+        sys.modules["cdm_core"] = sys.modules["tasks"] = sys.modules["flows"] = None  # an import of ours would fail
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+        from securesystemslib.dsse import Envelope
+        from securesystemslib.exceptions import VerificationError
+        from securesystemslib.signer import SSlibKey
+        with open("receipt.json") as file:
+            envelope = Envelope.from_dict(json.load(file)["envelope"])
+        keys = []
+        for name in ("workspace.pem", "second.pem"):
+            with open(name, "rb") as file:
+                keys.append(SSlibKey.from_crypto(load_pem_public_key(file.read()), keyid=list(envelope.signatures)[len(keys)]))
+        print(len(envelope.verify(keys, 2)))
+        try:
+            envelope.verify(keys[:1], 2)
+        except (VerificationError, ValueError) as error:
+            print(type(error).__name__)
+    """
+    out = subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["2", "ValueError"]
     # And with our own verifier, which refuses one signature where two are asked for.
     trusted = {"schema": "lethe/trusted-keys/v1", "threshold": 2, "keys": [{"name": "workspace", "public_key": ""}]}
     trusted["keys"] = [{"name": path.stem, "public_key": path.read_text()} for path in (ws.keys / "workspace.pem", public)]
