@@ -1,14 +1,23 @@
 """Plans, approvals, holds and clocks, as a user meets them: in a built workspace, through the command line."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from built_workspace import Built, copy_workspace
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_workspace import DOMAIN, ISSUER, lethe, owners_of, set_parameters, signed_request
 from workspace_snapshot import event_kinds, files_with_digest
 
+from cdm_core.approvals import verify_approval
+from cdm_core.digests import sha256_digest
+from cdm_core.errors import RequestRefusedError, VerificationError
+from tasks.approving import approvals_folder, require_approvals
+from tasks.clock import utc_now
+from tasks.keys import load_registry
 from tasks.ledger import Ledger
 from tasks.workspace import Workspace
 
@@ -27,8 +36,8 @@ def make_key(ws: Workspace, folder: Path, name: str, *roles: str, seed: int) -> 
     return private
 
 
-def flipped(content: bytes, position: int) -> bytes:
-    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+def flipped(content: bytes, position: int, bits: int = 1) -> bytes:
+    return content[:position] + bytes([content[position] ^ bits]) + content[position + 1 :]
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +65,62 @@ def test_two_roles_approve_and_the_request_is_carried_out(copied: Workspace, tmp
     assert "plan_accepted" in event_kinds(copied, request.stem)
 
 
-def test_no_byte_of_plan_or_approval_can_be_changed(two_rules: Workspace, tmp_path: Path) -> None:
-    request, plan = signed_request(two_rules, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), tmp_path / "plan.json"
+@pytest.fixture(scope="module")
+def approved(two_rules: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A request and its plan, which two people approved."""
+    folder = tmp_path_factory.mktemp("approved")
+    request, plan = signed_request(two_rules, folder, owner_ids=[owners_of(2)[0].owner_id]), folder / "plan.json"
     lethe(two_rules, "plan", request, "--out", plan)
     for seed, role in ((11, DPO), (12, OWNER)):
-        lethe(two_rules, "approve", plan, "--key", make_key(two_rules, tmp_path, f"person {seed}", role, seed=seed))
-    from tasks.approving import approvals_folder, require_approvals
-    from tasks.clock import utc_now
+        lethe(two_rules, "approve", plan, "--key", make_key(two_rules, folder, f"person {seed}", role, seed=seed))
+    return request, plan
 
-    assert len(require_approvals(two_rules, plan, [], utc_now())["approvers"]) == 2
-    for path in (plan, *approvals_folder(plan).glob("*.json")):
-        content = path.read_bytes()
-        for position in range(0, len(content), 7):
-            path.write_bytes(flipped(content, position))
-            with pytest.raises(Exception, match=r"approves another plan|DSSE|trusted keys|one that was written|not base64|plan") as caught:
-                require_approvals(two_rules, plan, [], utc_now())
-            assert type(caught.value).__name__ in ("VerificationError", "RequestRefusedError")
+
+def test_no_byte_of_plan_or_approval_can_be_changed(two_rules: Workspace, approved: tuple[Path, Path]) -> None:
+    """Every byte, with the functions that judge: a changed plan is one that nobody approved, a changed approval is none."""
+    plan, registry = approved[1], load_registry(two_rules)
+    content, paths = plan.read_bytes(), sorted(approvals_folder(plan).glob("*.json"))
+    assert len(paths) == 2
+    for path in paths:
+        approval = path.read_bytes()
+        verify_approval(approval, sha256_digest(content), registry, utc_now())
+        for position in range(len(approval)):
+            with pytest.raises(VerificationError) as caught:
+                verify_approval(flipped(approval, position), sha256_digest(content), registry, utc_now())
+            assert str(caught.value).isprintable()
+        for position in range(len(content)):
+            with pytest.raises(VerificationError, match="approves another plan"):
+                verify_approval(approval, sha256_digest(flipped(content, position)), registry, utc_now())
+
+
+@settings(deadline=None, max_examples=60)
+@given(which=st.integers(0, 2), fraction=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_changed_plan_or_approval_on_disk_is_refused(
+    two_rules: Workspace, approved: tuple[Path, Path], which: int, fraction: float, bit: int
+) -> None:
+    plan = approved[1]
+    assert len(require_approvals(two_rules, plan, [], utc_now())["approvers"]) == 2  # type: ignore[arg-type]
+    path = (plan, *sorted(approvals_folder(plan).glob("*.json")))[which]
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, int(fraction * len(content)), 1 << bit))
+    try:
+        with pytest.raises((VerificationError, RequestRefusedError)) as caught:
+            require_approvals(two_rules, plan, [], utc_now())
+    finally:
         path.write_bytes(content)
+    assert str(caught.value).isprintable()
+
+
+def test_approvals_stand_for_their_plan_and_a_plan_for_its_request_alone(
+    two_rules: Workspace, approved: tuple[Path, Path], tmp_path: Path
+) -> None:
+    request, plan = approved
     other = tmp_path / "other.json"
     lethe(two_rules, "plan", request, "--out", other)
-    approvals_folder(plan).rename(approvals_folder(other))
+    shutil.copytree(approvals_folder(plan), approvals_folder(other))
     assert "approves another plan" in lethe(two_rules, "submit", request, "--plan", other).err
+    another = signed_request(two_rules, tmp_path, owner_ids=[owners_of(2)[1].owner_id])
+    assert lethe(two_rules, "submit", another, "--plan", plan).err == "lethe: the plan is of another request file\n"
 
 
 def test_drift_is_named(copied: Workspace, tmp_path: Path) -> None:

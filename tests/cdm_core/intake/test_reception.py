@@ -329,8 +329,7 @@ def test_a_detached_signature_is_needed_and_stands_for_this_file_alone(form: For
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_flipped_byte_anywhere_is_refused(form: Format) -> None:
     content, signature = s.good_files()[form], s.sign(s.good_files()[form])
-    places = range(0, len(content), 1 + len(content) // 400)
-    for place in [*places, len(content) - 1]:
+    for place in range(len(content)):
         changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
         refusal(Parcel(content=changed, file_name="x", signature=signature), form=form)
     if form in ("own", "opendsr", "fides", "drop"):
