@@ -1,6 +1,6 @@
 """Batches: requests that wait together are carried out as one case.
 
-1. Inside the flow's lock, what waits is resolved. What names nothing here is refused; what touches a hold goes alone.
+1. What else lies in the inbox is taken in (`receive_waiting`). Inside the flow's lock, what waits is resolved. What names nothing here is refused; what touches a hold goes alone.
 2. The rest becomes a batch, a case of its own in the ledger. Its plan is over the union of what is named, so a shard that several requests
    hit is stopped, retrained, evaluated and purged once.
 3. Before the batch is closed each request gets its own closing record and its own answer, so that each has its own receipt.
@@ -10,11 +10,12 @@ resumed after a crash.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
-from cdm_core.errors import RequestRefusedError, StateError
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from tasks.case import Case, read_served
 from tasks.clock import utc_now
 from tasks.compositions import load_composition
@@ -25,7 +26,8 @@ from tasks.duplicates import load_choice
 from tasks.files import erase_folder
 from tasks.forgetting import IDENTITY, find_request, record_plan
 from tasks.identities import keep_outcomes
-from tasks.intake import read_format
+from tasks.inbox import scan_inbox
+from tasks.intake import read_format, receive_file
 from tasks.ledger import Ledger, StoredRequest
 from tasks.planning import ForgetPlan, Resolved, erase_plan, load_plan, plan_deletion, refuse_request, resolve_request
 from tasks.release import champion_composition, log_record, sign_record
@@ -70,10 +72,26 @@ def coalesce(ws: Workspace, request_id: str, now: datetime) -> str:
     return batch
 
 
+def receive_waiting(ws: Workspace, item: str, now: datetime) -> None:
+    """Take in what else waits in the inbox, so that all of it is carried out as one.
+
+    What is refused is left to its own run, which records and reports the refusal: here it would be recorded a second time.
+    """
+    for other in scan_inbox(ws, now):
+        if other.kind == "request" and other.name != item:
+            with suppress(RequestRefusedError, InvalidInputError):
+                receive_file(ws, Ledger(ws), other.path, now, records_refusal=False)
+
+
 def batch_of(ws: Workspace, request_id: str) -> str | None:
     """The batch that a request was put into last."""
     event = Ledger(ws).last("batched", request_id)
     return None if event is None else str(event.body["batch"])
+
+
+def members_of(ws: Workspace, batch: str) -> list[StoredRequest]:
+    """The requests of a batch that the ledger still knows."""
+    return [stored for stored in Ledger(ws).requests() if batch_of(ws, stored.request_id) == batch]
 
 
 def plan_batch(case: Case) -> ForgetPlan:
@@ -88,7 +106,7 @@ def plan_batch(case: Case) -> ForgetPlan:
     if stored is None or serving is None:
         raise StateError(f"{case.request_id}: there is no model to forget from; run: lethe build")
     require_committed(case.ws, case.ws.settings().shard_ids)
-    members = [_resolve(case.ws, member) for member in _members(case.ws, case.request_id)]
+    members = [_resolve(case.ws, member) for member in members_of(case.ws, case.request_id)]
     plan = plan_deletion(
         case.ws,
         request_id=case.request_id,
@@ -100,7 +118,7 @@ def plan_batch(case: Case) -> ForgetPlan:
     return record_plan(case, plan, serving, {"requests": [_describe(case.ws, member) for member in members]})
 
 
-def close_members(case: Case) -> None:
+def closemembers_of(case: Case) -> None:
     """Sign each request's closing record, show it in the run, keep its answer and erase its bytes; then the batch can be closed."""
     planned, decided, purged = case.find("planned"), case.find("decided"), case.find("purged")
     assert planned is not None, "closing follows a plan"
@@ -118,7 +136,7 @@ def review_batch(case: Case, *, accept: bool, reason: str) -> None:
     answer, ledger = review(case, accept=accept, reason=reason), Ledger(case.ws)
     records = answer["audit_records"]
     assert isinstance(records, Sequence), "we wrote it"
-    for stored in _members(case.ws, case.request_id):
+    for stored in members_of(case.ws, case.request_id):
         own = (stored.answer or {}).get("audit_records", [])
         assert isinstance(own, Sequence), "we wrote it"
         changed = {"status": answer["status"], "model_version": answer["model_version"], "audit_records": [*own, records[-1]]}
@@ -219,10 +237,6 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
     ledger.set_status(case.request_id, "completed" if is_promoted else "needs_review", answer)
     erase_folder(images_folder(case.ws, case.request_id))
     ledger.forget_content(case.request_id)
-
-
-def _members(ws: Workspace, batch: str) -> list[StoredRequest]:
-    return [stored for stored in Ledger(ws).requests() if batch_of(ws, stored.request_id) == batch]
 
 
 def _status(ledger: Ledger, request_id: str) -> str | None:
