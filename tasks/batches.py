@@ -1,6 +1,7 @@
 """Batches: requests that wait together are carried out as one case.
 
-1. What else lies in the inbox is taken in (`receive_waiting`). Inside the flow's lock, what waits is resolved. What names nothing here is refused; what touches a hold goes alone.
+1. What else lies in the inbox is taken in (`receive_waiting`). Inside the flow's lock, what waits is resolved. What names nothing here is
+   refused; what touches a hold goes alone.
 2. The rest becomes a batch, a case of its own in the ledger. Its plan is over the union of what is named, so a shard that several requests
    hit is stopped, retrained, evaluated and purged once.
 3. Before the batch is closed each request gets its own closing record and its own answer, so that each has its own receipt.
@@ -9,7 +10,7 @@ A request's `batched` event names its batch. While the batch is under way its re
 resumed after a crash.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,15 +51,21 @@ def is_batch(request_id: str) -> bool:
     return request_id.startswith(_PREFIX)
 
 
-def coalesce(ws: Workspace, request_id: str, now: datetime) -> str:
+def case_under_way(ws: Workspace, request_id: str) -> str:
+    """The batch that a request was put into, once that was begun; else the request itself."""
+    batch = batch_of(ws, request_id)
+    return request_id if batch is None or _status(Ledger(ws), batch) == "received" else batch
+
+
+def coalesce(ws: Workspace, request_id: str, now: datetime, *, among: Collection[str] | None = None) -> str:
     """The case by which a request is to be carried out: its batch, a new one with all that waits, or the request by itself.
 
-    Call it inside the flow's lock.
+    Call it inside the flow's lock. With `among`, only these requests are put together: those of one plan, and no other.
     """
     ledger = Ledger(ws)
-    if (batch := batch_of(ws, request_id)) is not None and _status(ledger, batch) != "received":
-        return batch
-    members = _vet(ws, ledger, request_id, now)
+    if (case := case_under_way(ws, request_id)) != request_id:
+        return case
+    members = _vet(ws, ledger, request_id, now, among)
     if len(members) < 2 or request_id not in {member.stored.request_id for member in members}:
         return request_id
     digests: dict[str, Json] = {member.stored.request_id: member.stored.digest for member in members}
@@ -118,7 +125,7 @@ def plan_batch(case: Case) -> ForgetPlan:
     return record_plan(case, plan, serving, {"requests": [_describe(case.ws, member) for member in members]})
 
 
-def closemembers_of(case: Case) -> None:
+def close_members(case: Case) -> None:
     """Sign each request's closing record, show it in the run, keep its answer and erase its bytes; then the batch can be closed."""
     planned, decided, purged = case.find("planned"), case.find("decided"), case.find("purged")
     assert planned is not None, "closing follows a plan"
@@ -143,12 +150,16 @@ def review_batch(case: Case, *, accept: bool, reason: str) -> None:
         ledger.set_status(stored.request_id, "completed" if accept else "rejected", {**(stored.answer or {}), **changed})
 
 
-def _vet(ws: Workspace, ledger: Ledger, asked: str, now: datetime) -> list[_Member]:
+def _vet(ws: Workspace, ledger: Ledger, asked: str, now: datetime, among: Collection[str] | None) -> list[_Member]:
     """What can be carried out together; of what can't, all but the request that was asked for is refused, if it names nothing here."""
     members = []
     for stored in ledger.requests():
         is_waiting = stored.status == "received" and stored.content is not None and ledger.last("received", stored.request_id) is not None
-        if not is_waiting or ledger.last("requeued", stored.request_id) is not None:
+        if (
+            not is_waiting
+            or ledger.last("requeued", stored.request_id) is not None
+            or (among is not None and stored.request_id not in among)
+        ):
             continue
         try:
             member = _resolve(ws, stored)

@@ -1,8 +1,8 @@
 """Unlinking: a closed request is taken out of the ledger, and every proof goes on holding.
 
 What goes: the salts, bodies and request ids of all events of the request, in all its rounds; its row, with status and answer; what was
-noted of its lines; its outcome in the inbox. A batch that it was carried out in names all of its requests, so the batch's events go with the
-last of them. What stays of each event is its leaf, kind and time, which lead to nobody: a leaf is a hash over 32 random bytes that are
+noted of its lines; its outcome in the inbox. A batch that it was carried out in names all of its requests, so the batch's events go with
+the last of them. What stays of each event is its leaf, kind and time, which lead to nobody: a leaf is a hash over 32 random bytes that are
 gone. So checkpoints, proofs, receipts and records verify as before; a receipt, which holds the one salt of its own event, lies with its
 owner. A new one can't be made: ask for it first.
 

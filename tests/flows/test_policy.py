@@ -1,5 +1,6 @@
 """Plans, approvals, holds and clocks, as a user meets them: in a built workspace, through the command line."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -121,6 +122,54 @@ def test_approvals_stand_for_their_plan_and_a_plan_for_its_request_alone(
     assert "approves another plan" in lethe(two_rules, "submit", request, "--plan", other).err
     another = signed_request(two_rules, tmp_path, owner_ids=[owners_of(2)[1].owner_id])
     assert lethe(two_rules, "submit", another, "--plan", plan).err == "lethe: the plan is of another request file\n"
+
+
+def bulk_request(ws: Workspace, folder: Path, owners: dict[str, str]) -> Path:
+    """A signed CSV of one request an owner, by request id."""
+    path = folder / "bulk.csv"
+    rows = [f"{request_id},{ISSUER},gdpr,2026-01-01T00:00:00Z,{owner}," for request_id, owner in owners.items()]
+    path.write_text("\n".join(["request_id,issuer,regulation,submitted_at,owner_id,sample_id", *rows, ""]))
+    assert lethe(ws, "sign", path, "--issuer", ISSUER).code == 0
+    return path
+
+
+@pytest.mark.slow
+def test_a_bulk_file_is_carried_out_as_one_as_planned_and_approved(copied: Workspace, tmp_path: Path) -> None:
+    set_parameters(copied, required=1)
+    asking = [owners_of(2)[0], owners_of(0, 1)[0]]
+    request = bulk_request(copied, tmp_path, {"b-0": "nobody", "b-1": asking[0].owner_id, "b-2": asking[1].owner_id})
+    plan = tmp_path / "plan.json"
+    planned = lethe(copied, "plan", request, "--out", plan).document
+    assert [row.get("status") for row in planned["requests"]] == ["refused", None, None]
+    written = json.loads(plan.read_bytes())
+    assert written["together"]["samples"] == sum(len(owner.pictures) for owner in asking)
+    assert written["together"]["cost"]["steps"] < written["together"]["cost"]["steps_full_build"]
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", request).err
+    lethe(copied, "approve", plan, "--key", make_key(copied, tmp_path, "Dora", DPO, seed=1))
+    # Another request waits; it isn't of the plan, so it isn't carried out with it.
+    other = signed_request(copied, tmp_path, owner_ids=[owners_of(1)[0].owner_id])
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", other).err
+    answers = {row["request_id"]: row for row in lethe(copied, "submit", request, "--plan", plan).document["requests"]}
+    assert {name: row["status"] for name, row in answers.items()} == {"b-0": "refused", "b-1": "completed", "b-2": "completed"}
+    assert answers["b-1"]["batch"] == answers["b-2"]["batch"]
+    accepted = Ledger(copied).events(kind="plan_accepted")
+    assert [event.request_id for event in accepted] == [answers["b-1"]["batch"]]
+    assert Ledger(copied).request(other.stem).status == "received"  # type: ignore[union-attr]
+    assert lethe(copied, "submit", request, "--plan", plan).document["requests"] == list(answers.values())
+    assert lethe(copied, "verify", copied.ledger / "ledger.sqlite").document["valid"] is True
+
+
+def test_a_bulk_plan_is_refused_where_samples_are_held_or_nobody_is_named(copied: Workspace, tmp_path: Path) -> None:
+    owner = owners_of(2)[0]
+    lethe(copied, "hold", "add", "--sample", owner.sample_ids[0], "--ground", "research", "--until", LATER)
+    request = bulk_request(copied, tmp_path, {"b-1": owner.owner_id, "b-2": owners_of(0, 1)[0].owner_id})
+    plan = tmp_path / "plan.json"
+    assert lethe(copied, "plan", request, "--out", plan).code == 0
+    message = "plan.json: some of its requests name samples that are held; send these in a file of their own"
+    assert lethe(copied, "submit", request, "--plan", plan).err == f"lethe: {message}\n"
+    nobody = bulk_request(copied, tmp_path, {"b-3": "nobody", "b-4": "no one"})
+    assert lethe(copied, "plan", nobody).err == "lethe: bulk.csv: none of its 2 requests names anything in this workspace\n"
+    assert "names anything in this workspace" in lethe(copied, "plan", nobody, "--out", plan).err
 
 
 def test_drift_is_named(copied: Workspace, tmp_path: Path) -> None:

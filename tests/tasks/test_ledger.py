@@ -300,8 +300,7 @@ def test_every_changed_byte_of_the_file_is_refused_or_changes_nothing(signed: Le
         signed.path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
         try:
             signed.verify()
-        except (VerificationError, StateError) as error:
-            assert str(error)
+        except (VerificationError, StateError):
             refused += 1
         else:
             assert _read_all(signed) == before, position
@@ -350,12 +349,18 @@ def test_a_signed_event_that_was_unlinked_by_hand_is_missed(signed: Ledger) -> N
         ("UPDATE requests SET answer = replace(answer, '2', '3') WHERE request_id = 'r-0'", "r-0: its status or answer isn't"),
         ("UPDATE requests SET answer = NULL WHERE request_id = 'r-0'", "r-0: its status or answer isn't"),
         ("UPDATE requests SET status = 'refused' WHERE request_id = 'r-0'", "r-0: its status or answer isn't"),
-        ("UPDATE requests SET received_at = '2026-11-25T09:00:00.000000+00:00' WHERE request_id = 'r-0'", "r-0: its status or answer isn't"),
+        (
+            "UPDATE requests SET received_at = '2026-11-25T09:00:00.000000+00:00' WHERE request_id = 'r-0'",
+            "r-0: its status or answer isn't",
+        ),
         ("UPDATE requests SET request_id = 'r-9' WHERE request_id = 'r-0'", "r-9: its status or answer isn't"),
         ("UPDATE requests SET digest = '00' WHERE request_id = 'r-0'", "r-0: its status or answer isn't"),
         ("UPDATE requests SET content = x'00' WHERE request_id = 'r-1'", "r-1: its bytes were changed"),
         ("DELETE FROM requests WHERE request_id = 'r-0'", "r-0: the events tell of it and it is gone"),
-        ("INSERT INTO requests SELECT 'r-9', issuer, digest, content, status, answer, received_at FROM requests LIMIT 1", "r-9: its status"),
+        (
+            "INSERT INTO requests SELECT 'r-9', issuer, digest, content, status, answer, received_at FROM requests LIMIT 1",
+            "r-9: its status",
+        ),
         ("DELETE FROM suppressed WHERE hmac = 'a'", "the suppression list isn't what the events tell of"),
         ("INSERT INTO suppressed VALUES ('c', '')", "the suppression list isn't what the events tell of"),
         ("UPDATE suppressed SET hmac = 'c' WHERE hmac = 'a'", "the suppression list isn't what the events tell of"),
@@ -389,7 +394,12 @@ def test_the_same_status_again_adds_no_event(signed: Ledger) -> None:
     signed.set_status("r-0", "completed")
     assert len(signed.events()) == size
     body = signed.events(request_id="r-0", kind="status")[-1].body
-    assert body == {"answer": sha256_digest(b'{"model_version":2}'), "digest": DIGEST, "received_at": body["received_at"], "status": "completed"}
+    assert body == {
+        "answer": sha256_digest(b'{"model_version":2}'),
+        "digest": DIGEST,
+        "received_at": body["received_at"],
+        "status": "completed",
+    }
 
 
 def test_requests_and_list_of_an_earlier_release_are_taken_over_once(tmp_path: Path) -> None:
