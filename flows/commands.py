@@ -303,6 +303,7 @@ def run_train_shard(directory: Path, shard: int) -> Document:
 
     from cdm_core.fingerprint import NUM_THREADS
     from tasks.shard_training import train_shard
+    from tasks.suppression import refuse_resurrected
 
     torch.set_num_threads(NUM_THREADS)
     ws = Workspace(directory.resolve())
@@ -310,6 +311,8 @@ def run_train_shard(directory: Path, shard: int) -> Document:
         raise StateError(f"{ws.root}: no params.yaml here")
     if shard not in ws.settings().shard_ids:
         raise InvalidInputError(f"shard {shard}: params.yaml has {ws.settings().shard_ids}")
+    if (ws.ledger / "ledger.sqlite").is_file():  # a clone has none
+        refuse_resurrected(ws)
     return asdict(train_shard(ws, shard))
 
 

@@ -33,6 +33,7 @@ from tasks.ledger import Ledger, StoredRequest
 from tasks.planning import ForgetPlan, Resolved, erase_plan, load_plan, plan_deletion, refuse_request, resolve_request
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
+from tasks.suppression import refuse_resurrected
 from tasks.workspace import Workspace
 
 _PREFIX = "@batch-"  # no request's id begins so
@@ -105,7 +106,7 @@ def plan_batch(case: Case) -> ForgetPlan:
     """Plan the union of what the batch's requests name, or read the plan again; the clock of the stop starts here.
 
     Raises:
-        StateError: nothing has been built, or the data isn't that of its revision.
+        StateError: nothing has been built, the data isn't that of its revision, or what was erased is back.
     """
     if case.find("planned") and (kept := load_plan(case.ws, case.request_id)):
         return kept
@@ -113,6 +114,7 @@ def plan_batch(case: Case) -> ForgetPlan:
     if stored is None or serving is None:
         raise StateError(f"{case.request_id}: there is no model to forget from; run: lethe build")
     require_committed(case.ws, case.ws.settings().shard_ids)
+    refuse_resurrected(case.ws)
     members = [_resolve(case.ws, member) for member in members_of(case.ws, case.request_id)]
     plan = plan_deletion(
         case.ws,

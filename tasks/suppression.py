@@ -51,8 +51,8 @@ def suppress_bands(ws: Workspace, entries: Collection[tuple[str, Sequence[str]]]
         connection.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", [(name, band) for name, bands in entries for band in bands])
 
 
-def is_near_suppressed(ws: Workspace, picture: np.ndarray) -> bool:
-    """Whether a variant of uint8 [3, 32, 32] agrees in enough bands with one picture that was erased."""
+def is_near_suppressed(ws: Workspace, picture: np.ndarray, enough: int | None = None) -> bool:
+    """Whether a variant of uint8 [3, 32, 32] agrees in enough bands with one picture that was erased; None for the workspace's number."""
     if not _path(ws).is_file():
         return False
     variants = [set(perceptual_bands(ws, value)) for value in compute_variant_hashes(picture)]
@@ -61,7 +61,7 @@ def is_near_suppressed(ws: Workspace, picture: np.ndarray) -> bool:
     with _connect(ws) as connection:
         for entry, hmac in connection.execute("SELECT entry, hmac FROM bands WHERE hmac IN (SELECT value FROM json_each(?))", (asked,)):
             listed[entry].add(hmac)
-    enough = ws.settings().duplicates.suppressed_bands
+    enough = ws.settings().duplicates.suppressed_bands if enough is None else enough
     return any(len(bands & variant) >= enough for bands in listed.values() if len(bands) >= enough for variant in variants)
 
 

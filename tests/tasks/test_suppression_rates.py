@@ -4,6 +4,7 @@ OpenMoji has many pictures that differ in a skin tone, a flag's shade or a hand:
 the same designer. The copy is made from what was erased, as it is stored at 32×32.
 """
 
+import sys
 from collections.abc import Callable
 from io import BytesIO
 
@@ -93,11 +94,11 @@ def test_rates(capsys: pytest.CaptureFixture[str]) -> None:
         f"pictures, against {len(rows)} erased ones": (hits & other).any(axis=1).mean(),
         f"pictures, against {len(rows)} erased ones of other owners": (hits & other & elsewhere).any(axis=1).mean(),
     }
+    lines = [f"of {len(rows)} erased pictures of {len(pictures)}, copies refused:"]
+    lines += [f"  {name}: {share:.0%}" for name, share in found.items()]
+    lines += ["other pictures refused:", *(f"  {name}: {share:.3%}" for name, share in refused.items())]
     with capsys.disabled():
-        print(f"\nOf {len(rows)} erased pictures of {len(pictures)}, copies refused:")
-        print("\n".join(f"  {name}: {share:.0%}" for name, share in found.items()))
-        print("Other pictures refused:")
-        print("\n".join(f"  {name}: {share:.3%}" for name, share in refused.items()))
+        sys.stdout.write("\n".join(["", *lines, ""]))
     for name, share in AT_LEAST.items():
         assert found[name] >= share, name
     assert refused["pairs of different owners"] < 0.0005
