@@ -27,6 +27,7 @@ from tasks.inbox import (
     remove_arrival,
     remove_request,
     reopen_arrival,
+    retell_outcome,
 )
 from tasks.intake import receive_file
 from tasks.ledger import Ledger
@@ -43,6 +44,7 @@ def receive_request(root: str, item: str) -> None:
     ws = Workspace(Path(root))
     if item.startswith(REQUEUED):
         answer = forget_received(ws, item.removeprefix(REQUEUED), show_progress=False)
+        retell_outcome(ws, answer)
         say(f"{item} {answer['status']}")
         return
     with _claimed(ws, item) as found:

@@ -228,6 +228,35 @@ def test_a_held_owner_waits_and_is_forgotten_after_the_release(copied: Workspace
     assert "secret" not in (copied.ledger / "holds.json").read_text()
 
 
+@pytest.mark.slow
+def test_after_a_hold_a_request_is_planned_and_approved_anew(copied: Workspace, tmp_path: Path) -> None:
+    set_parameters(copied, required=1)
+    owner, key = owners_of(2)[0], make_key(copied, tmp_path, "Dora", DPO, seed=1)
+    hold = lethe(copied, "hold", "add", "--owner", owner.owner_id, "--ground", "legal_claim", "--until", LATER).document
+    request, old, new = signed_request(copied, tmp_path, owner_ids=[owner.owner_id]), tmp_path / "old.json", tmp_path / "new.json"
+    lethe(copied, "plan", request, "--out", old)
+    lethe(copied, "approve", old, "--key", key)
+    assert lethe(copied, "submit", request, "--plan", old).document["status"] == "held"
+    assert lethe(copied, "hold", "release", hold["hold_id"]).document["requeued"] == [request.stem]
+    row = lethe(copied, "status", request.stem).document["requests"][0]
+    assert (row["status"], row["overdue"]) == ("received", False)
+    # Nothing carries it out by itself: neither another request, nor the plan that was approved while it was held.
+    other = signed_request(copied, tmp_path, owner_ids=[owners_of(1)[0].owner_id])
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", other).err
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", request).err
+    err = lethe(copied, "submit", request, "--plan", old).err
+    assert "the workspace has drifted from the plan: requests" in err
+    assert err.count("\n") == 1
+    assert Ledger(copied).request(request.stem).status == "received"  # type: ignore[union-attr]
+    lethe(copied, "plan", request, "--out", new)
+    assert "0 of 1 approvals" in lethe(copied, "submit", request, "--plan", new).err
+    lethe(copied, "approve", new, "--key", key)
+    assert lethe(copied, "submit", request, "--plan", new).document["status"] == "completed"
+    assert [event.body["plan"] for event in Ledger(copied).events(kind="plan_accepted", request_id=request.stem)] == [
+        sha256_digest(path.read_bytes()) for path in (old, new)
+    ]
+
+
 def test_a_held_sample_stays_and_the_rest_goes(copied: Workspace, tmp_path: Path) -> None:
     owner = owners_of(2)[0]
     held = owner.sample_ids[0]

@@ -1,4 +1,4 @@
-"""How often the perceptual suppression finds altered copies, and how often it hits other pictures, on OpenMoji. Prints what SECURITY.md says.
+"""How often the perceptual suppression finds altered copies, and how often it hits other pictures, on OpenMoji; prints the figures.
 
 OpenMoji has many pictures that differ in a skin tone, a flag's shade or a hand: most of what is refused there is such a relative, often of
 the same designer. The copy is made from what was erased, as it is stored at 32×32.
