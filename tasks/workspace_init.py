@@ -1,8 +1,8 @@
 """Making a workspace: owners' keys, shards, packs and manifests from named pictures, and the first revision of its data.
 
 Everything is made in a folder of its own inside the new workspace and moved up when it is complete, `params.yaml` last, since that is
-what makes a folder a workspace. Keys may be there before: the owner-key secret is needed to begin. A ledger may be there too, of a workspace
-that was lost or is to be made anew: what it says was erased on request is left out, from whomever it comes, as `lethe learn` refuses it.
+what makes a folder a workspace. Keys may be there before: the owner-key secret is needed to begin. A ledger may be there too, of a
+workspace that is to be made anew: what it says was erased on request is left out, from whomever it comes, as `lethe learn` refuses it.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""A backup brings erased data back: whatever would use it refuses, committed or not; and a new workspace over the old ledger leaves it out."""
+"""A backup brings erased data back: whatever would use it refuses, committed or not. A new workspace over the old ledger leaves it out."""
 
 import shutil
 from pathlib import Path

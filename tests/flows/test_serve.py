@@ -165,9 +165,7 @@ def test_what_a_stop_cut_short_is_finished_by_the_next_start(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_hold_that_ends_puts_the_request_back_in_the_queue(tmp_path: Path) -> None:
-    """Expired of itself, and released by a person; each request is then carried out and told anew. What a stranger sent meanwhile is refused
-    once.
-    """
+    """Expired of itself, and released by a person; each request is then carried out and told anew. A stranger's file is refused once."""
     ws = make_workspace(tmp_path / "ws")
     create_inbox(ws)
     build = [sys.executable, "-c", "from flows.cli import main; main()", "build", "--workspace", str(ws.root)]
