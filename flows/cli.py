@@ -215,6 +215,18 @@ def extend(
 
 
 @app.command()
+def unlink(
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="A closed request.")],
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Destroy the salts that lead from the ledger's leaves to a closed request; every proof and receipt goes on holding."""
+    from flows.unlink import run_unlink
+
+    print_answer(run_unlink(workspace, request_id), as_json)
+
+
+@app.command()
 def receipt(
     request_id: Annotated[str, typer.Argument(metavar="ID", help="A closed request.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The receipt to write.")],

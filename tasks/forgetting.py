@@ -32,6 +32,7 @@ from tasks.release import adapters_by_shard, champion_composition, log_stop, man
 from tasks.request_images import images_folder
 from tasks.samples import remove_samples
 from tasks.shard_training import TrainedShard
+from tasks.suppression import refuse_resurrected
 from tasks.workspace import Workspace
 
 IDENTITY = "the request's bytes were signed with a registered issuer's key"
@@ -43,7 +44,7 @@ def plan_request(case: Case) -> ForgetPlan:
 
     Raises:
         RequestRefusedError: the request names nothing that is here.
-        StateError: nothing has been built, or the data isn't that of its revision.
+        StateError: nothing has been built, the data isn't that of its revision, or what was erased is back.
     """
     if case.find("planned") and (kept := load_plan(case.ws, case.request_id)):
         return kept
@@ -52,6 +53,7 @@ def plan_request(case: Case) -> ForgetPlan:
     if stored is None or serving is None:
         raise StateError(f"request {case.request_id}: there is no model to forget from; run: lethe build")
     require_committed(case.ws, case.ws.settings().shard_ids)
+    refuse_resurrected(case.ws)
     received = case.find("received")
     assert stored.content is not None, "the bytes of an open request are kept"
     assert received is not None, "a stored request was received"

@@ -113,6 +113,11 @@ def load_outcomes(ws: Workspace, request_id: str) -> dict[str, Outcome]:
     return outcomes
 
 
+def erase_outcomes(ws: Workspace, request_id: str) -> None:
+    """Delete what was noted of a request's lines."""
+    _outcomes_path(ws, request_id).unlink(missing_ok=True)
+
+
 def forget_identities(ws: Workspace, owner_keys: Iterable[str]) -> int:
     """Erase what is known of owners who have no samples left; returns how many entries went."""
     left = {key for manifest in load_manifests(ws).values() for key in manifest["owner_key"].unique()}

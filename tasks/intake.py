@@ -13,7 +13,7 @@ request: it is judged at the time of its first receipt, and answered as before.
 of which the signature, the processor domain and `Received-At` count, the time at which the gateway had it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -83,20 +83,26 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
     )
 
 
-def receive_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None) -> ReceivedFile:
-    """Steps 1 to 5; a refusal is recorded before it's raised, and says the sender's own reason at its end."""
+def receive_file(
+    ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None, *, records_refusal: bool = True
+) -> ReceivedFile:
+    """Steps 1 to 5; a refusal says the sender's own reason at its end.
+
+    It is recorded before it's raised, unless the caller tries again and leaves that to the next time.
+    """
     try:
         received = read_request_file(ws, ledger, path, now, form)
         new = [request for request in received.requests if ledger.last("received", request.request_id) is None]
         for request in new:
             find_image_files(request, path.parent)  # 4
         _check_ids(ledger, received)  # 4
+        _check_spent(ws, ledger, received.digest, new)  # 4
         for request in new:
             ledger.receive(request.request_id, request.issuer, received.digest, received.content, received.received_at)  # 5
             keep_images(ws, request, path.parent)
             ledger.append("received", request.request_id, _describe(ws, received, request), now)
     except RequestRefusedError as error:
-        words = record_refusal(ledger, path, error, now, form)
+        words = record_refusal(ledger, path, error, now, form) if records_refusal else None
         if words is None or str(error).endswith(f"[{words}]"):
             raise
         raise RequestRefusedError(f"{error} [{words}]", reason=error.reason) from error
@@ -220,6 +226,18 @@ def _check_ids(ledger: Ledger, received: ReceivedFile) -> None:
             raise RequestRefusedError(
                 f"request {request.request_id}: the id is already taken by another request body", reason="request_id_reused"
             )
+
+
+def spent_hash(ws: Workspace, digest: Digest, request_id: str) -> str:
+    """What the suppression list holds of a request that was unlinked (`tasks.unlinking`)."""
+    return keyed_hash(owner_secret(ws), "spent", digest, request_id.partition("@")[0])
+
+
+def _check_spent(ws: Workspace, ledger: Ledger, digest: Digest, new: Sequence[DeletionRequest]) -> None:
+    """A request that was carried out and unlinked is no new one."""
+    hashes = {spent_hash(ws, digest, request.request_id): request.request_id for request in new}
+    if spent := ledger.is_suppressed(list(hashes)):
+        raise RequestRefusedError(f"request {hashes[min(spent)]}: was carried out before and unlinked", reason="replayed")
 
 
 def record_refusal(ledger: Ledger, path: Path, error: RequestRefusedError, now: datetime, form: Format | None = None) -> str | None:

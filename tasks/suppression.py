@@ -2,20 +2,26 @@
 
 It holds keyed hashes, of three kinds. Of a sample id: the same picture is refused from anyone. Of an owner key and a sample id: a manifest
 that lists this very sample again, after a restore from a backup say, is found without any picture. Of the bands of a perceptual hash
-(`cdm_core.perceptual_hash`): a picture that agrees in `suppressed_bands` of 8 bands with one that was erased is refused as its near copy.
+(`cdm_core.perceptual_hash`): a picture of which a variant, shifted by up to two pixels or mirrored, agrees in `suppressed_bands` of 8 bands
+with one that was erased is refused as its near copy. How often that finds copies, and how often it hits other pictures, is measured by
+`tests/tasks/test_suppression_rates.py` and stands in SECURITY.md.
 With the workspace's secret a sample can be tested against the list; the list alone gives no sample back.
 
 The bands lie in a SQLite file of their own beside the ledger: they are matched by number, entry for entry, and the ledger's list by value.
 """
 
+import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from cdm_core.digests import keyed_hash
 from cdm_core.errors import StateError
-from cdm_core.perceptual_hash import PerceptualHash, compute_bands
+from cdm_core.perceptual_hash import PerceptualHash, compute_bands, compute_variant_hashes
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifest
@@ -45,14 +51,18 @@ def suppress_bands(ws: Workspace, entries: Collection[tuple[str, Sequence[str]]]
         connection.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", [(name, band) for name, bands in entries for band in bands])
 
 
-def is_near_suppressed(ws: Workspace, value: int | None) -> bool:
-    """Whether a picture's hash agrees in enough bands with one that was erased."""
-    bands = perceptual_bands(ws, value)
-    if not bands or not _path(ws).is_file():
+def is_near_suppressed(ws: Workspace, picture: np.ndarray, enough: int | None = None) -> bool:
+    """Whether a variant of uint8 [3, 32, 32] agrees in enough bands with one picture that was erased; None for the workspace's number."""
+    if not _path(ws).is_file():
         return False
-    query = f"SELECT 1 FROM bands WHERE hmac IN ({','.join('?' * len(bands))}) GROUP BY entry HAVING COUNT(*) >= ? LIMIT 1"
+    variants = [set(perceptual_bands(ws, value)) for value in compute_variant_hashes(picture)]
+    asked = json.dumps(sorted(set().union(*variants)))
+    listed: dict[str, set[str]] = defaultdict(set)
     with _connect(ws) as connection:
-        return connection.execute(query, (*bands, ws.settings().duplicates.suppressed_bands)).fetchone() is not None
+        for entry, hmac in connection.execute("SELECT entry, hmac FROM bands WHERE hmac IN (SELECT value FROM json_each(?))", (asked,)):
+            listed[entry].add(hmac)
+    enough = ws.settings().duplicates.suppressed_bands if enough is None else enough
+    return any(len(bands & variant) >= enough for bands in listed.values() if len(bands) >= enough for variant in variants)
 
 
 def refuse_resurrected(ws: Workspace) -> None:

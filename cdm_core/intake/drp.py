@@ -156,7 +156,7 @@ def drp_reason(reason: str) -> str:
             return "claim_not_covered"
         case "unverified_identity" | "ambiguous_identity":
             return "insuf_verification"
-        case "bad_signature_encoding" | "unknown_issuer" | "key_not_valid" | "issuer_mismatch" | "request_id_reused":
+        case "bad_signature_encoding" | "unknown_issuer" | "key_not_valid" | "issuer_mismatch" | "request_id_reused" | "replayed":
             return "suspected_fraud"
     return "other"
 

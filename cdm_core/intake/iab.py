@@ -179,7 +179,7 @@ def iab_result_code(reason: str) -> int:
     match reason:
         case "unknown_issuer" | "key_not_valid" | "issuer_mismatch" | "unsigned":
             return 2
-        case "invalid_token" | "bad_signature_encoding" | "request_id_reused":
+        case "invalid_token" | "bad_signature_encoding" | "request_id_reused" | "replayed":
             return 3
         case "issued_in_future" | "expired" | "bad_order":
             return 6

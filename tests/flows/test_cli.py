@@ -28,6 +28,7 @@ COMMANDS = {
     "replay": {"record", "--keys", "--sample", "--count"},
     "checkpoints": {"--collect"},
     "receipt": {"request_id", "--out", "--key"},
+    "unlink": {"request_id"},
     "verify": {"path", "--trust"},
     "keys export": {"--out"},
     "attribute": {"image", "--generate", "--seed", "--prompt", "--draws", "--plot", "--validate"},

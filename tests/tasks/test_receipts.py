@@ -127,7 +127,7 @@ def test_the_same_request_again_gives_the_same_envelope_and_event(ws: Workspace,
 
 def test_an_unlinked_request_keeps_its_receipt(ws: Workspace, tmp_path: Path) -> None:
     run_receipt(ws.root, "r-1", tmp_path / "receipt.json", None)
-    Ledger(ws).unlink("r-1")
+    Ledger(ws).unlink(["r-1"], [], NOW)
     assert run_verify(tmp_path / "receipt.json", ws.root, None)["valid"] is True
     with pytest.raises(StateError, match="r-1: no such request"):
         run_receipt(ws.root, "r-1", tmp_path / "again.json", None)
