@@ -143,7 +143,7 @@ def close_members(case: Case) -> None:
 
 def requests_of(case: Case) -> list[str]:
     """The requests that a case carries out: its own, or a batch's."""
-    return [stored.request_id for stored in _members(case.ws, case.request_id)] if is_batch(case.request_id) else [case.request_id]
+    return [stored.request_id for stored in members_of(case.ws, case.request_id)] if is_batch(case.request_id) else [case.request_id]
 
 
 def review_batch(case: Case, *, accept: bool, reason: str) -> None:
