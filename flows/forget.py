@@ -6,7 +6,8 @@
  4. Approval: the registered issuer's signature over the request is all that policy asks for here.
  5. Stop: compose each hit shard's last clean checkpoint, sign, log, promote. From here on nothing served uses the data.
  6. Commit packs and manifests without the samples (git + DVC).
- 7. Retrain the hit shards' tainted stages, shards in parallel; recompute centroids and reference moments.
+ 7. Retrain the hit shards' tainted stages, shards in parallel, and the classifier of the non-local method, if there is one, whichever
+    shards are hit; recompute centroids and reference moments.
  8. Evaluate: the quality gate between what served before and the candidate.
  9. Sign the decision and log it to MLflow; then promote, or leave the stopped composition serving and ask a person.
 10. Suppress what was erased; purge every store, and list each again.
@@ -22,14 +23,16 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from cdm_core.composition import Composition
-from cdm_core.digests import Json
+from cdm_core.digests import Digest, Json
 from cdm_core.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, train
 from tasks import batches, forgetting, purging
 from tasks.case import Case, Served
+from tasks.classifiers import retrain_classifier as train_again
 from tasks.evaluation import ShardDescription
 from tasks.planning import ForgetPlan
 from tasks.shard_training import TrainedShard
+from tasks.workers import active_pool
 from tasks.workspace import Workspace
 
 
@@ -43,11 +46,13 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     remove(root, request_id)  # 6
     training = [train.submit(root, shard.shard) for shard in plan.shards]  # 7
     describing = [describe.submit(root, shard) for shard in Workspace(Path(root)).settings().shard_ids]
+    classifying = retrain_classifier.submit(root)
     trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
+    classifier = classifying.result()
     if awaits_decision(root, request_id):
         before, candidate = compose_candidate(root, request_id, trained, descriptions)
         gate = evaluate(root, before, candidate, descriptions)  # 8
-        decide(root, request_id, before, candidate, gate, trained)  # 9
+        decide(root, request_id, before, candidate, gate, trained, classifier)  # 9
     purge(root, request_id, descriptions)  # 10
     return close(root, request_id)  # 11
 
@@ -78,6 +83,12 @@ def remove(root: str, request_id: str) -> str:
 
 
 @task(cache_policy=NO_CACHE)
+def retrain_classifier(root: str) -> Digest | None:
+    """Train the classifier of today's samples, in a worker process, where there was one; returns its file's digest."""
+    return active_pool().submit(train_again, Workspace(Path(root))).result()
+
+
+@task(cache_policy=NO_CACHE)
 def compose_candidate(
     root: str, request_id: str, trained: list[TrainedShard], descriptions: list[ShardDescription]
 ) -> tuple[Composition, Composition]:
@@ -87,10 +98,16 @@ def compose_candidate(
 
 @task(cache_policy=NO_CACHE)
 def decide(
-    root: str, request_id: str, before: Composition, candidate: Composition, gate: GateResult, trained: list[TrainedShard]
+    root: str,
+    request_id: str,
+    before: Composition,
+    candidate: Composition,
+    gate: GateResult,
+    trained: list[TrainedShard],
+    classifier: Digest | None,
 ) -> Served:
     """Sign and log the decision, then promote on a pass; a side effect, done once."""
-    return forgetting.decide_forgotten(_case(root, request_id), before, candidate, gate, evaluation_pictures(root), trained)
+    return forgetting.decide_forgotten(_case(root, request_id), before, candidate, gate, evaluation_pictures(root), trained, classifier)
 
 
 @task(cache_policy=NO_CACHE)

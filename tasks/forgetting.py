@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from cdm_core.composition import Composition, Expert
-from cdm_core.digests import Json, sha256_digest
+from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
 from cdm_core.intake.detection import Format
 from cdm_core.intake.reception import parse_any
@@ -217,8 +217,9 @@ def decide_forgotten(
     gate: GateResult,
     pictures: list[PictureRequest],
     trained: Sequence[TrainedShard],
+    classifier: Digest | None,
 ) -> Served:
-    """Sign and log the decision on the candidate, then promote on a pass."""
+    """Sign and log the decision on the candidate, then promote on a pass; `classifier` is the one that was trained again, if any."""
     plan, stopped, planned, removed = kept_plan(case), case.find("stopped"), case.find("planned"), case.find("removed")
     assert stopped is not None, "a decision follows a stop"
     assert planned is not None, "a stop follows a plan"
@@ -253,4 +254,6 @@ def decide_forgotten(
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},
         "steps": plan.steps,
     }
+    if classifier is not None:
+        content["classifier"] = classifier
     return decide(case, Judged(before=before, candidate=candidate, gate=gate, pictures=pictures), work, read_served(stopped), content)
