@@ -28,7 +28,8 @@ Method = Literal[
     "top_k:shard_per_image",
     "top_k:random",
 ]
-PriorName = Literal["counts", "clip"]
+PriorName = Literal["counts", "captions", "clip"]
+"""λ by samples, by samples of the same caption, or by a free prompt's nearness to the centroids; see `cdm_core.methods.priors`."""
 SamplerName = Literal["euler", "ddim", "dpm_solver", "ddpm"]
 STOCHASTIC_METHODS: frozenset[Method] = frozenset({"bayes", "top_k:bayes", "cp_delta"})
 """Need the probability of each step, hence `ddpm`."""
@@ -209,6 +210,8 @@ def parse_settings(content: bytes, source: str) -> Settings:
         raise InvalidInputError(
             f"{source}: sampling.method: {settings.sampling.method} is not local, so it can't serve by default; see generate"
         )
+    if settings.sampling.prior == "captions":
+        raise InvalidInputError(f"{source}: sampling.prior: captions are no part of a model, so it can't serve by default; see generate")
     if settings.shard_ids != list(range(len(settings.shard_ids))):
         raise InvalidInputError(f"{source}: shard_ids: must count 0, 1, 2 …")
     if settings.evaluation.blocks > settings.evaluation.samples // 2:

@@ -305,6 +305,10 @@ def generate(
         typer.Option(metavar="M", help="shard_per_image, knn, classifier, average, random, bayes, cp_delta, or top_k: before one of them."),
     ] = None,
     sampler: Annotated[str | None, typer.Option(metavar="S", help="euler, ddim, dpm_solver or ddpm.")] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="A shard's share before drawing: by counts, captions (counts of the prompt) or clip."),
+    ] = None,
     bound: Annotated[float | None, typer.Option(min=0, metavar="K", help="Of cp_delta: refuse pictures above it.")] = None,
     entitlements: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A signed grant: shards outside it are neither loaded nor used.")
@@ -323,6 +327,7 @@ def generate(
         shards=shards,
         method=method,
         sampler=sampler,
+        prior=prior,
         bound=bound,
         out=out,
         entitlements=entitlements,

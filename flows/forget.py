@@ -6,8 +6,9 @@
  4. Approval: the registered issuer's signature over the request is all that policy asks for here.
  5. Stop: compose each hit shard's last clean checkpoint, sign, log, promote. From here on nothing served uses the data.
  6. Commit packs and manifests without the samples (git + DVC).
- 7. Retrain the hit shards' tainted stages, shards in parallel; meanwhile recompute centroids and reference moments, draw what the gate
-    will ask of the model that served before, and take the losses of the adapters before on what is erased.
+ 7. Retrain the hit shards' tainted stages, shards in parallel, and the classifier of the non-local method, if there is one, whichever
+    shards are hit. Meanwhile recompute centroids and reference moments, draw what the gate will ask of the model that served before, and
+    take the losses of the adapters before on what is erased.
  8. Evaluate: the quality gate between what served before and the candidate. Beside it, membership inference: evidence, which no decision
     asks.
  9. Sign the decision and log it to MLflow; then promote, or leave the stopped composition serving and ask a person.
@@ -24,12 +25,13 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from cdm_core.composition import Composition
-from cdm_core.digests import Json
+from cdm_core.digests import Digest, Json
 from cdm_core.membership import Membership
 from cdm_core.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, generate, train
 from tasks import batches, forgetting, membership, purging
 from tasks.case import Case, Served
+from tasks.classifiers import retrain_classifier as train_again
 from tasks.deciding import Judged
 from tasks.evaluation import ShardDescription
 from tasks.membership import Recalled
@@ -38,6 +40,7 @@ from tasks.notifying import Stage, tell
 from tasks.planning import ForgetPlan
 from tasks.shard_training import TrainedShard
 from tasks.traces import describe_traces
+from tasks.workers import active_pool
 from tasks.workspace import Workspace
 
 
@@ -51,15 +54,15 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     remove(root, request_id)  # 6
     training = [train.submit(root, shard.shard) for shard in plan.shards]  # 7
     describing = [describe.submit(root, shard) for shard in Workspace(Path(root)).settings().shard_ids]
-    recalling = recall.submit(root, request_id)
+    classifying, recalling = retrain_classifier.submit(root), recall.submit(root, request_id)
     drawing = [generate.submit(root, serving) for serving in served_before(root, request_id)]
     trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
-    recalled, _ = recalling.result(), [future.result() for future in drawing]
+    classifier, recalled, _ = classifying.result(), recalling.result(), [future.result() for future in drawing]
     if awaits_decision(root, request_id):
         before, candidate = compose_candidate(root, request_id, trained, descriptions)
         attacking = attack.submit(root, request_id, candidate, recalled)
         gate = evaluate(root, before, candidate, descriptions)  # 8
-        decide(root, request_id, before, candidate, gate, trained, attacking.result())  # 9
+        decide(root, request_id, before, candidate, gate, trained, classifier, attacking.result())  # 9
     purge(root, request_id, descriptions)  # 10
     return close(root, request_id)  # 11
 
@@ -92,6 +95,12 @@ def remove(root: str, request_id: str) -> str:
 
 
 @task(cache_policy=NO_CACHE)
+def retrain_classifier(root: str) -> Digest | None:
+    """Train the classifier of today's samples, in a worker process, where there was one; returns its file's digest."""
+    return active_pool().submit(train_again, Workspace(Path(root))).result()
+
+
+@task(cache_policy=NO_CACHE)
 def compose_candidate(
     root: str, request_id: str, trained: list[TrainedShard], descriptions: list[ShardDescription]
 ) -> tuple[Composition, Composition]:
@@ -119,14 +128,14 @@ def decide(
     candidate: Composition,
     gate: GateResult,
     trained: list[TrainedShard],
+    classifier: Digest | None,
     attacked: Membership | str,
 ) -> Served:
     """Sign and log the decision, then promote on a pass; a side effect, done once."""
     case, pictures = _case(root, request_id), evaluation_pictures(root)
     traces = describe_traces(attacked, look_at_neighbours(case, before, candidate, pictures))
-    return forgetting.decide_forgotten(
-        case, Judged(before=before, candidate=candidate, gate=gate, pictures=pictures, traces=traces), trained
-    )
+    judged = Judged(before=before, candidate=candidate, gate=gate, pictures=pictures, traces=traces)
+    return forgetting.decide_forgotten(case, judged, trained, classifier)
 
 
 @task(cache_policy=NO_CACHE)

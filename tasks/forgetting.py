@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from cdm_core.composition import Composition, Expert
-from cdm_core.digests import Json, sha256_digest
+from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
 from cdm_core.intake.detection import Format
 from cdm_core.intake.reception import parse_any
@@ -218,8 +218,8 @@ def _planned_at(case: Case) -> datetime:
     return event.at
 
 
-def decide_forgotten(case: Case, judged: Judged, trained: Sequence[TrainedShard]) -> Served:
-    """Sign and log the decision on the candidate, then promote on a pass."""
+def decide_forgotten(case: Case, judged: Judged, trained: Sequence[TrainedShard], classifier: Digest | None) -> Served:
+    """Sign and log the decision on the candidate, then promote on a pass; `classifier` is the one that was trained again, if any."""
     plan, stopped, planned, removed = kept_plan(case), case.find("stopped"), case.find("planned"), case.find("removed")
     assert stopped is not None, "a decision follows a stop"
     assert planned is not None, "a stop follows a plan"
@@ -254,4 +254,6 @@ def decide_forgotten(case: Case, judged: Judged, trained: Sequence[TrainedShard]
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},
         "steps": plan.steps,
     }
+    if classifier is not None:
+        content["classifier"] = classifier
     return decide(case, judged, work, read_served(stopped), content)

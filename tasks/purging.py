@@ -11,7 +11,7 @@ from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import VerificationError
 from tasks.case import Case, read_served
 from tasks.checkpoints import CheckpointStore
-from tasks.classifiers import erase_classifiers, train_classifier_of_today
+from tasks.classifiers import erase_classifiers
 from tasks.clock import utc_now
 from tasks.closing import describe_deletion, describe_time, measured
 from tasks.compositions import adapter_files, load_composition, saved_compositions, tainted_adapters
@@ -31,7 +31,6 @@ from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
 from tasks.shard_training import plan_chain
 from tasks.suppression import erasure_hash, suppress_bands, suppression_hash
-from tasks.workers import active_pool
 from tasks.workspace import Workspace
 
 
@@ -93,8 +92,6 @@ def erase_tainted(
     counts["generated_pictures"] = erase_generated_but(ws, list(kept.values()), pictures)
     counts["grids"] = erase_folder(ws.cache / "grids")
     counts["classifiers"] = erase_classifiers(ws)
-    if counts["classifiers"]:
-        active_pool().submit(train_classifier_of_today, ws).result()
     counts["sample_indices"] = erase_stale_indices(ws)
     counts["shard_descriptions"] = erase_descriptions_but(ws, list(descriptions))
     for composition in kept.values():
