@@ -41,7 +41,7 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Choice:
+class Choice:
     """The pictures looked at through one shard's adapter."""
 
     shard: int
@@ -51,7 +51,7 @@ class _Choice:
 
 def recall_losses(ws: Workspace, erasure: Erasure, before: Composition) -> Recalled:
     """Run it in a process of one thread, after the removal and before the purge."""
-    choices = _choose(ws, erasure, before)
+    choices = choose_samples(ws, erasure, before)
     if isinstance(choices, str):
         return Recalled(reason=choices)
     try:
@@ -66,7 +66,7 @@ def recall_losses(ws: Workspace, erasure: Erasure, before: Composition) -> Recal
 
 def attack_candidate(ws: Workspace, erasure: Erasure, before: Composition, candidate: Composition, recalled: Recalled) -> Membership | str:
     """Run it in a process of one thread, before the purge."""
-    choices = _choose(ws, erasure, before)
+    choices = choose_samples(ws, erasure, before)
     if isinstance(choices, str):
         return choices
     try:
@@ -79,7 +79,7 @@ def attack_candidate(ws: Workspace, erasure: Erasure, before: Composition, candi
     return judge_membership(erased, null)
 
 
-def _choose(ws: Workspace, erasure: Erasure, before: Composition) -> list[_Choice] | str:
+def choose_samples(ws: Workspace, erasure: Erasure, before: Composition) -> list[Choice] | str:
     """The same pictures whenever it's asked between removal and purge."""
     limit = ws.settings().evaluation.membership_samples
     attackable = {shard for shard, num_left in erasure.left if num_left} & set(before.shards)
@@ -93,7 +93,7 @@ def _choose(ws: Workspace, erasure: Erasure, before: Composition) -> list[_Choic
     places = allot(limit, {shard: len(of_shard) for shard, of_shard in erased.items()})
     manifests, gone = load_manifests(ws), {sample.sample_id for sample in erasure.samples}
     choices = [
-        _Choice(shard=shard, erased=of_shard, null=_draw_null(manifests, shard, gone, places[shard], erasure.key))
+        Choice(shard=shard, erased=of_shard, null=_draw_null(manifests, shard, gone, places[shard], erasure.key))
         for shard, of_shard in erased.items()
     ]
     if min(len(drawn), sum(len(choice.null) for choice in choices)) < 2:
@@ -109,7 +109,7 @@ def _draw_null(manifests: Mapping[int, pd.DataFrame], shard: int, gone: set[str]
     return others[others["sample_id"].isin(draw_samples(others["sample_id"], num, key, shard))].reset_index(drop=True)
 
 
-def _load(ws: Workspace, revision: str, choices: Sequence[_Choice]) -> dict[int, StageSamples]:
+def _load(ws: Workspace, revision: str, choices: Sequence[Choice]) -> dict[int, StageSamples]:
     """By shard, the erased first."""
     erased = load_erased(ws, revision, [hit for choice in choices for hit in choice.erased])
     samples, start = {}, 0

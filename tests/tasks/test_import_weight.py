@@ -3,9 +3,20 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = "{'torch', 'diffusers', 'peft', 'open_clip', 'transformers', 'pandas', 'prefect', 'mlflow', 'dvc', 'matplotlib'}"
 
 
 def test_requests_evidence_and_records_import_nothing_heavy() -> None:
     program = f"import sys, tasks.records, tasks.ledger, tasks.keys, cdm_core.requests; print(sorted(set(sys.modules) & {HEAVY}))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
+
+
+@pytest.mark.slow
+def test_what_workers_run_beside_the_training_imports_no_servers() -> None:
+    program = (
+        "import sys, tasks.evaluation, tasks.shard_training, tasks.membership, tasks.neighbours; "
+        "print(sorted(set(sys.modules) & {'prefect', 'mlflow', 'dvc'}))"
+    )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
