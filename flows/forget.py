@@ -29,13 +29,12 @@ from cdm_core.digests import Digest, Json
 from cdm_core.membership import Membership
 from cdm_core.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, generate, train
-from tasks import batches, forgetting, membership, purging
+from tasks import attacking, batches, forgetting, purging
 from tasks.case import Case, Served
 from tasks.classifiers import retrain_classifier as train_again
 from tasks.deciding import Judged
 from tasks.evaluation import ShardDescription
 from tasks.membership import Recalled
-from tasks.neighbours import look_at_neighbours
 from tasks.notifying import Stage, tell
 from tasks.planning import ForgetPlan
 from tasks.shard_training import TrainedShard
@@ -60,9 +59,9 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     classifier, recalled, _ = classifying.result(), recalling.result(), [future.result() for future in drawing]
     if awaits_decision(root, request_id):
         before, candidate = compose_candidate(root, request_id, trained, descriptions)
-        attacking = attack.submit(root, request_id, candidate, recalled)
+        attack_future = attack.submit(root, request_id, candidate, recalled)
         gate = evaluate(root, before, candidate, descriptions)  # 8
-        decide(root, request_id, before, candidate, gate, trained, classifier, attacking.result())  # 9
+        decide(root, request_id, before, candidate, gate, trained, classifier, attack_future.result())  # 9
     purge(root, request_id, descriptions)  # 10
     return close(root, request_id)  # 11
 
@@ -111,13 +110,13 @@ def compose_candidate(
 @task(cache_policy=NO_CACHE)
 def recall(root: str, request_id: str) -> Recalled:
     """Losses of the adapters before, while their data can still be read."""
-    return membership.recall(_case(root, request_id))
+    return attacking.recall(_case(root, request_id))
 
 
 @task(cache_policy=NO_CACHE)
 def attack(root: str, request_id: str, candidate: Composition, recalled: Recalled) -> Membership | str:
     """Membership inference before and after, or why there is none."""
-    return membership.attack(_case(root, request_id), candidate, recalled)
+    return attacking.attack(_case(root, request_id), candidate, recalled)
 
 
 @task(cache_policy=NO_CACHE)
@@ -133,7 +132,7 @@ def decide(
 ) -> Served:
     """Sign and log the decision, then promote on a pass; a side effect, done once."""
     case, pictures = _case(root, request_id), evaluation_pictures(root)
-    traces = describe_traces(attacked, look_at_neighbours(case, before, candidate, pictures))
+    traces = describe_traces(attacked, attacking.look_at_neighbours(case, before, candidate, pictures))
     judged = Judged(before=before, candidate=candidate, gate=gate, pictures=pictures, traces=traces)
     return forgetting.decide_forgotten(case, judged, trained, classifier)
 

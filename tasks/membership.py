@@ -22,14 +22,10 @@ from cdm_core.composition import Composition
 from cdm_core.errors import LetheError
 from cdm_core.membership import Membership, Statistics, allot, compute_losses, draw_samples, judge_membership
 from cdm_core.training import StageSamples
-from tasks.case import Case, read_served
-from tasks.compositions import adapter_files, load_composition
-from tasks.erased_pictures import load_erased
-from tasks.forgetting import kept_plan
+from tasks.compositions import adapter_files
+from tasks.erased_pictures import ErasedSample, Erasure, load_erased
 from tasks.manifest_store import load_manifests
-from tasks.planning import ForgetPlan, Hit
 from tasks.shard_training import load_stage, shared_backbone
-from tasks.workers import active_pool
 from tasks.workspace import Workspace
 
 _UNREADABLE = "the erased pictures or an adapter couldn't be read any more"
@@ -45,42 +41,21 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Choice:
+class Choice:
     """The pictures looked at through one shard's adapter."""
 
     shard: int
-    erased: tuple[Hit, ...]
+    erased: tuple[ErasedSample, ...]
     null: pd.DataFrame
 
 
-def recall(case: Case) -> Recalled:
-    """Step 1, in a worker."""
-    planned = case.find("planned")
-    assert planned is not None, "membership is asked of what is planned"
-    if case.find("decided") is not None:
-        return Recalled(reason="it was decided before")
-    before = load_composition(case.ws, read_served(planned).composition)
-    return active_pool().submit(recall_losses, case.ws, kept_plan(case), str(planned["dvc_revision"]), before).result()
-
-
-def attack(case: Case, candidate: Composition, recalled: Recalled) -> Membership | str:
-    """Step 2, in a worker; the reason where there is no result."""
-    planned = case.find("planned")
-    assert planned is not None, "membership is asked of what is planned"
-    if recalled.reason is not None:
-        return recalled.reason
-    before = load_composition(case.ws, read_served(planned).composition)
-    arguments = (kept_plan(case), str(planned["dvc_revision"]), before, candidate, recalled)
-    return active_pool().submit(attack_candidate, case.ws, *arguments).result()
-
-
-def recall_losses(ws: Workspace, plan: ForgetPlan, revision: str, before: Composition) -> Recalled:
+def recall_losses(ws: Workspace, erasure: Erasure, before: Composition) -> Recalled:
     """Run it in a process of one thread, after the removal and before the purge."""
-    choices = _choose(ws, plan, before)
+    choices = choose_samples(ws, erasure, before)
     if isinstance(choices, str):
         return Recalled(reason=choices)
     try:
-        samples = _load(ws, revision, choices)
+        samples = _load(ws, erasure.revision, choices)
         adapted = _through_adapters(ws, before, samples)
     except LetheError:
         return Recalled(reason=_UNREADABLE)
@@ -89,15 +64,13 @@ def recall_losses(ws: Workspace, plan: ForgetPlan, revision: str, before: Compos
     return Recalled(bare=tuple(bare.tolist()), before=tuple(adapted.tolist()))
 
 
-def attack_candidate(
-    ws: Workspace, plan: ForgetPlan, revision: str, before: Composition, candidate: Composition, recalled: Recalled
-) -> Membership | str:
+def attack_candidate(ws: Workspace, erasure: Erasure, before: Composition, candidate: Composition, recalled: Recalled) -> Membership | str:
     """Run it in a process of one thread, before the purge."""
-    choices = _choose(ws, plan, before)
+    choices = choose_samples(ws, erasure, before)
     if isinstance(choices, str):
         return choices
     try:
-        after = _through_adapters(ws, candidate, _load(ws, revision, choices))
+        after = _through_adapters(ws, candidate, _load(ws, erasure.revision, choices))
     except LetheError:
         return _UNREADABLE
     bare, adapted = (torch.tensor(losses, dtype=torch.float64) for losses in (recalled.bare, recalled.before))
@@ -106,21 +79,21 @@ def attack_candidate(
     return judge_membership(erased, null)
 
 
-def _choose(ws: Workspace, plan: ForgetPlan, before: Composition) -> list[_Choice] | str:
+def choose_samples(ws: Workspace, erasure: Erasure, before: Composition) -> list[Choice] | str:
     """The same pictures whenever it's asked between removal and purge."""
     limit = ws.settings().evaluation.membership_samples
-    attackable = {shard.shard for shard in plan.shards if shard.samples_left} & set(before.shards)
-    hits = {f"{hit.shard}:{hit.sample_id}": hit for hit in plan.hits if hit.shard in attackable}
+    attackable = {shard for shard, num_left in erasure.left if num_left} & set(before.shards)
+    hits = {f"{sample.shard}:{sample.sample_id}": sample for sample in erasure.samples if sample.shard in attackable}
     if limit == 0:
         return "switched off: evaluation.membership_samples is 0"
     if not hits:
         return "no hit shard has an adapter both before and after"
-    drawn = [hits[name] for name in draw_samples(hits, limit, plan.request_digest)]
+    drawn = [hits[name] for name in draw_samples(hits, limit, erasure.key)]
     erased = {shard: tuple(hit for hit in drawn if hit.shard == shard) for shard in sorted({hit.shard for hit in drawn})}
     places = allot(limit, {shard: len(of_shard) for shard, of_shard in erased.items()})
-    manifests, gone = load_manifests(ws), {hit.sample_id for hit in plan.hits}
+    manifests, gone = load_manifests(ws), {sample.sample_id for sample in erasure.samples}
     choices = [
-        _Choice(shard=shard, erased=of_shard, null=_draw_null(manifests, shard, gone, places[shard], plan.request_digest))
+        Choice(shard=shard, erased=of_shard, null=_draw_null(manifests, shard, gone, places[shard], erasure.key))
         for shard, of_shard in erased.items()
     ]
     if min(len(drawn), sum(len(choice.null) for choice in choices)) < 2:
@@ -136,7 +109,7 @@ def _draw_null(manifests: Mapping[int, pd.DataFrame], shard: int, gone: set[str]
     return others[others["sample_id"].isin(draw_samples(others["sample_id"], num, key, shard))].reset_index(drop=True)
 
 
-def _load(ws: Workspace, revision: str, choices: Sequence[_Choice]) -> dict[int, StageSamples]:
+def _load(ws: Workspace, revision: str, choices: Sequence[Choice]) -> dict[int, StageSamples]:
     """By shard, the erased first."""
     erased = load_erased(ws, revision, [hit for choice in choices for hit in choice.erased])
     samples, start = {}, 0

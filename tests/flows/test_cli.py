@@ -32,7 +32,7 @@ COMMANDS = {
     "verify": {"path", "--trust"},
     "keys export": {"--out"},
     "attribute": {"image", "--generate", "--seed", "--prompt", "--draws", "--plot", "--validate"},
-    "generate": {"--sampler", "--bound", "--num", "--seed", "--prompt", "--shards", "--method", "--out", "--entitlements"},
+    "generate": {"--sampler", "--prior", "--bound", "--num", "--seed", "--prompt", "--shards", "--method", "--out", "--entitlements"},
     "grant": {"--subject", "--shards", "--expires", "--out"},
     "extend": {"request_id", "--reason"},
     "approve": {"plan_file", "--key"},
