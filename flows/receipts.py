@@ -97,6 +97,7 @@ def _verify_record(path: Path, directory: Path | None, trust: Path | None) -> Do
 def _verify_ledger(path: Path) -> Document:
     from tasks.ledger import Ledger
     from tasks.records import check_logged
+    from tasks.suppressed_bands import check_bands
 
     ws = Workspace(path.parents[2])
     if not (ws.ledger / "ledger.sqlite").is_file():
@@ -104,6 +105,7 @@ def _verify_ledger(path: Path) -> Document:
     ledger = Ledger(ws)
     root = ledger.verify()
     num_records = check_logged(ws, ledger)
+    check_bands(ws, ledger)
     return {"valid": True, "events": len(ledger.events()), "root": root, "records": num_records}
 
 
