@@ -30,6 +30,7 @@ MAX_SHIFT = 2
 _SIZE = 32
 _LUMA_BITS, _CHROMA_BITS = 40, 12
 _FLAT = 2.0
+_BASIS = np.cos(np.pi * (np.arange(_SIZE)[None, :] + 0.5) * np.arange(_SIZE)[:, None] / _SIZE)  # of a DCT-II
 _WEIGHTS = np.array([[0.299, 0.587, 0.114], [0.5, -0.419, -0.081], [-0.169, -0.331, 0.5]])  # ITU-R BT.601: Y, Cr, Cb
 
 
@@ -38,8 +39,7 @@ def compute_perceptual_hash(picture: np.ndarray) -> PerceptualHash | None:
     planes = np.tensordot(_WEIGHTS, picture.astype(np.float64), axes=1)
     if planes[0].std() < _FLAT:
         return None
-    basis = np.cos(np.pi * (np.arange(_SIZE)[None, :] + 0.5) * np.arange(_SIZE)[:, None] / _SIZE)
-    frequencies = basis @ planes @ basis.T
+    frequencies = _BASIS @ planes @ _BASIS.T
     luma = frequencies[0][_ROWS[:_LUMA_BITS], _COLUMNS[:_LUMA_BITS]]
     chroma = frequencies[1:, _ROWS[:_CHROMA_BITS], _COLUMNS[:_CHROMA_BITS]].ravel()
     floor = 32.0 * _FLAT  # a colourless picture's differences are rounding errors

@@ -110,6 +110,7 @@ def _verify_ledger(path: Path) -> Document:
     from tasks.judging import judge_ledger
     from tasks.ledger import Ledger
     from tasks.records import check_logged
+    from tasks.suppressed_bands import check_bands
 
     ws = Workspace(path.parents[2])
     if not (ws.ledger / "ledger.sqlite").is_file():
@@ -117,6 +118,7 @@ def _verify_ledger(path: Path) -> Document:
     ledger = Ledger(ws)
     root = ledger.verify()
     num_records = check_logged(ws, ledger)
+    check_bands(ws, ledger)
     judged = judge_ledger(ws, ledger)
     return {"valid": True, "events": len(ledger.events()), "root": root, "records": num_records, "judged": judged}
 

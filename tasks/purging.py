@@ -48,7 +48,7 @@ def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures
     pairs = [erasure_hash(case.ws, hit.owner_key, hit.sample_id) for hit in plan.hits]
     Ledger(case.ws).suppress([*hashes, *pairs], utc_now())
     names = [suppression_hash(case.ws, hit.sample_id) for hit in plan.hits]
-    suppress_bands(case.ws, list(zip(names, plan.perceptual_bands, strict=False)))  # a plan of an earlier release has none
+    suppress_bands(case.ws, list(zip(names, plan.perceptual_bands, strict=False)), utc_now())  # a plan of an earlier release has none
     candidate = read_served(decided)
     kept = {serving[0]: serving[1], candidate.version: load_composition(case.ws, candidate.composition)}
     counts = erase_tainted(case.ws, plan, kept=kept, descriptions=descriptions, pictures=pictures)

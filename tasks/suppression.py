@@ -7,15 +7,11 @@ with one that was erased is refused as its near copy. How often that finds copie
 `tests/tasks/test_suppression_rates.py` and stands in SECURITY.md.
 With the workspace's secret a sample can be tested against the list; the list alone gives no sample back.
 
-The bands lie in a SQLite file of their own beside the ledger: they are matched by number, entry for entry, and the ledger's list by value.
+The bands lie in a file of their own (`tasks.suppressed_bands`).
 """
 
-import json
-import sqlite3
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from datetime import datetime
 
 import numpy as np
 
@@ -25,9 +21,8 @@ from cdm_core.perceptual_hash import PerceptualHash, compute_bands, compute_vari
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifest
+from tasks.suppressed_bands import add_bands, find_bands, path_of
 from tasks.workspace import Workspace
-
-_TABLE = "CREATE TABLE IF NOT EXISTS bands (entry TEXT NOT NULL, hmac TEXT NOT NULL, PRIMARY KEY (hmac, entry)) STRICT, WITHOUT ROWID"
 
 
 def suppression_hash(ws: Workspace, sample_id: str) -> str:
@@ -45,22 +40,17 @@ def perceptual_bands(ws: Workspace, value: int | None) -> tuple[str, ...]:
     return () if value is None else tuple(compute_bands(owner_secret(ws), PerceptualHash(value)))
 
 
-def suppress_bands(ws: Workspace, entries: Collection[tuple[str, Sequence[str]]]) -> None:
+def suppress_bands(ws: Workspace, entries: Collection[tuple[str, Sequence[str]]], now: datetime) -> None:
     """Add (suppression hash, bands) of erased samples."""
-    with _connect(ws) as connection, connection:
-        connection.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", [(name, band) for name, bands in entries for band in bands])
+    add_bands(ws, entries, now)
 
 
 def is_near_suppressed(ws: Workspace, picture: np.ndarray, enough: int | None = None) -> bool:
     """Whether a variant of uint8 [3, 32, 32] agrees in enough bands with one picture that was erased; None for the workspace's number."""
-    if not _path(ws).is_file():
+    if not path_of(ws).is_file():
         return False
     variants = [set(perceptual_bands(ws, value)) for value in compute_variant_hashes(picture)]
-    asked = json.dumps(sorted(set().union(*variants)))
-    listed: dict[str, set[str]] = defaultdict(set)
-    with _connect(ws) as connection:
-        for entry, hmac in connection.execute("SELECT entry, hmac FROM bands WHERE hmac IN (SELECT value FROM json_each(?))", (asked,)):
-            listed[entry].add(hmac)
+    listed = find_bands(ws, set().union(*variants))
     enough = ws.settings().duplicates.suppressed_bands if enough is None else enough
     return any(len(bands & variant) >= enough for bands in listed.values() if len(bands) >= enough for variant in variants)
 
@@ -80,19 +70,3 @@ def refuse_resurrected(ws: Workspace) -> None:
                 f"shard {shard}: {len(found)} of {len(manifest)} samples were erased on request and are back, from a backup perhaps; "
                 f"restore the data revision that followed the erasure"
             )
-
-
-@contextmanager
-def _connect(ws: Workspace) -> Iterator[sqlite3.Connection]:
-    path = _path(ws)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with closing(sqlite3.connect(path, timeout=30.0)) as connection:
-            connection.execute(_TABLE)
-            yield connection
-    except sqlite3.DatabaseError as error:
-        raise StateError(f"{path}: can't be read or written: {error}") from error
-
-
-def _path(ws: Workspace) -> Path:
-    return ws.ledger / "suppressed-bands.sqlite"

@@ -194,6 +194,14 @@ def test_any_flipped_bit_of_a_receipt_is_refused(stamped: Path, fraction: float,
         verify_receipt(tampered, trusted)
 
 
+@pytest.mark.slow
+def test_every_flipped_byte_of_a_receipt_is_refused(stamped: Path) -> None:
+    content, trusted = (stamped / "receipt.json").read_bytes(), parse_key_list((stamped / "keys.json").read_bytes(), "keys.json")
+    for position in range(len(content)):
+        with pytest.raises(VerificationError):
+            verify_receipt(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :], trusted)
+
+
 def test_any_flipped_bit_of_a_key_list_is_refused(stamped: Path) -> None:
     content = (stamped / "keys.json").read_bytes()
     for position in range(len(content)):
