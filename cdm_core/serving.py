@@ -94,10 +94,13 @@ def load_composed_model(
     backbone: Backbone | None = None,
     classifier: Path | None = None,
     caption_counts: Mapping[int, Mapping[str, int]] | None = None,
+    merge: Callable[[Digest, AdapterTensors], torch.nn.Module] | None = None,
 ) -> ComposedModel:
     """Assemble a model from its document and files (`adapters` and `centroids` by shard; centroids are read where they are needed).
 
     `caption_counts`, shard → caption → samples, are for the prior "captions" alone.
+
+    `merge` makes an expert of a verified adapter and its digest: for who assembles many models of the same adapters, and keeps experts.
 
     Raises:
         VerificationError: a file is missing or isn't the one that the document names, or the backbone is another one.
@@ -110,7 +113,8 @@ def load_composed_model(
         raise VerificationError("composition: made for another backbone than the one installed")
     contents = [read_verified(adapters, expert.shard, expert.adapter, "adapter") for expert in document.experts]
     tensors = [adapter_from_bytes(content) for content in contents]
-    experts = tuple(merge_adapter(backbone, adapter) for adapter in tensors)
+    merge = merge or (lambda digest, adapter: merge_adapter(backbone, adapter))
+    experts = tuple(merge(expert.adapter, adapter) for expert, adapter in zip(document.experts, tensors, strict=True))
     if not experts:
         return ComposedModel(composition=document, backbone=backbone, experts=(backbone.network,), mixer=BareBackbone())
     method = document.sampling.method.removeprefix("top_k:")

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from cdm_core.errors import LetheError
-from flows import bench_commands, hold_commands, identities_commands, keys_commands, pretrain_commands
+from flows import bench_commands, hold_commands, identities_commands, keys_commands, pretrain_commands, report_commands
 from flows.environment import configure_libraries
 from flows.options import HERE, JsonOption, WorkspaceOption, print_answer
 
@@ -31,6 +31,7 @@ for name, commands in (
     ("hold", hold_commands),
     ("pretrain", pretrain_commands),
     ("bench", bench_commands),
+    ("report", report_commands),
 ):
     app.add_typer(commands.app, name=name)
 

@@ -47,3 +47,12 @@ def render_picture(hexcode: str) -> bytes:
     rendered = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, background="#ffffff", skip_system_fonts=True)
     with Image.open(BytesIO(rendered)) as image:
         return encode_png(image.convert("RGB").reduce(OVERSAMPLING))
+
+
+def caption_groups(column: str = "group") -> dict[str, str]:
+    """OpenMoji's group (or "subgroup") of each caption; of emoji with one name the first stands."""
+    groups: dict[str, str] = {}
+    with shipped_file("openmoji.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            groups.setdefault(row["annotation"], row[column])
+    return groups

@@ -26,6 +26,7 @@ from tasks.lookup import erase_stale_indices
 from tasks.manifest_store import load_manifest
 from tasks.mlflow_erasure import erase_versions
 from tasks.notifying import describe_notifications
+from tasks.paper_report.cache import erase_report
 from tasks.planning import ForgetPlan, erase_plan
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
@@ -91,6 +92,7 @@ def erase_tainted(
     counts["compositions"] = _erase_compositions(ws, tainted)
     counts["generated_pictures"] = erase_generated_but(ws, list(kept.values()), pictures)
     counts["grids"] = erase_folder(ws.cache / "grids")
+    counts["reports"] = erase_report(ws)
     counts["classifiers"] = erase_classifiers(ws)
     counts["sample_indices"] = erase_stale_indices(ws)
     counts["shard_descriptions"] = erase_descriptions_but(ws, list(descriptions))

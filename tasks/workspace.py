@@ -45,6 +45,11 @@ class Workspace:
         return self.private / "cache"
 
     @property
+    def report(self) -> Path:
+        """What `lethe report` trained and drew: can be made anew."""
+        return self.private / "report"
+
+    @property
     def compositions(self) -> Path:
         return self.private / "compositions"
 

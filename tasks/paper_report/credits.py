@@ -1,0 +1,127 @@
+"""Figure 3 of the report: which shards pictures came from, over denoising time, checked against leaving each shard out.
+
+Near shards (by owner) and far ones (by group) side by side: the paper's claim is that credit is skewed where shards differ and even where
+they are alike.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+
+from cdm_core.attribution import follow_path
+from cdm_core.attribution_validity import measure_effects, validate_credit
+from cdm_core.digests import Digest, Json, json_digest
+from cdm_core.mixing import draw_expert
+from cdm_core.serving import load_composed_model
+from tasks.evaluation import PictureRequest
+from tasks.paper_report.cache import ReportCache
+from tasks.paper_report.models import SplitModel
+from tasks.paper_report.samples import Model, Order, read_made
+from tasks.shard_training import shared_backbone
+from tasks.workers import report_progress
+
+_CHUNK = 16
+_PROBES = 2
+_EXAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Credited:
+    """Shares [B, N] with their standard errors, the path's contributions, and weights [B, T, N] at times [T]."""
+
+    shares: torch.Tensor
+    errors: torch.Tensor
+    path: torch.Tensor
+    weights: torch.Tensor
+    times: list[float]
+
+
+def credit_all(pool: Executor, cache: ReportCache, model: Model, requests: Sequence[PictureRequest], draws: int, code: Digest) -> Credited:
+    """Attribute the model's pictures, from cached pictures, in chunks that are kept. Workers report "attributed"."""
+    chunks = [tuple(requests[start : start + _CHUNK]) for start in range(0, len(requests), _CHUNK)]
+    files = [future.result() for future in [pool.submit(_credit_chunk, cache, model, chunk, draws, code) for chunk in chunks]]
+    parts = [load(path.read_bytes()) for path in files]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in ("shares", "errors", "path", "weights")}
+    return Credited(**joined, times=parts[0]["times"].tolist())
+
+
+def leave_out_orders(split: SplitModel, requests: Sequence[PictureRequest]) -> list[Order]:
+    """The whole composition's pictures and those without each shard, all from the same seeds."""
+    numbers = [part.number for part in split.split.parts]
+    parts = [split.base, *(split.base.restricted_to([n for n in numbers if n != number]) for number in numbers)]
+    return [Order(model=part, requests=tuple(requests)) for part in parts]
+
+
+def describe_credit(
+    cache: ReportCache, split: SplitModel, credited: Credited, requests: Sequence[PictureRequest], code: Digest
+) -> dict[str, Json]:
+    """Figure 3's JSON for one split."""
+    numbers = [part.number for part in split.split.parts]
+    backbone = shared_backbone()
+
+    def make(without: int | None) -> torch.Tensor:
+        kept = [number for number in numbers if number != without]
+        return backbone.encode_pictures(
+            read_made(cache, Order(model=split.base.restricted_to(kept), requests=tuple(requests)), code).pictures
+        )
+
+    makers = [numbers.index(maker) for maker in _makers(split, requests)]
+    validity = validate_credit(credited.shares, measure_effects(make, numbers), makers)
+    weights = credited.weights.double()
+    entropy = -(weights * weights.clamp(min=1e-12).log()).sum(dim=2)
+    by_path = validate_credit(credited.path / credited.path.sum(dim=1, keepdim=True), measure_effects(make, numbers), makers)
+    return {
+        "split": split.split.name,
+        "shards": numbers,
+        "names": [part.name for part in split.split.parts],
+        "num_pictures": len(requests),
+        "times": credited.times,
+        "mean_largest_weight": weights.amax(dim=2).mean(dim=0).tolist(),
+        "mean_entropy": entropy.mean(dim=0).tolist(),
+        "largest_possible_entropy": math.log(len(numbers)),
+        "validation": asdict(validity),
+        "validation_of_the_path": asdict(by_path),
+        "chance": 1 / len(numbers),
+        "mean_credit_of_the_maker": float(credited.shares[torch.arange(len(makers)), makers].mean()),
+        "mean_standard_error": float(credited.errors.mean()),
+        "examples": [
+            {"made_by": numbers[makers[row]], "caption": requests[row].caption, "weights": credited.weights[row].tolist()}
+            for row in range(min(_EXAMPLES, len(requests)))
+        ],
+    }
+
+
+def _makers(split: SplitModel, requests: Sequence[PictureRequest]) -> list[int]:
+    experts = split.base.composition.experts
+    return [experts[draw_expert(experts, request.seed)].shard for request in requests]
+
+
+def _credit_chunk(cache: ReportCache, model: Model, requests: tuple[PictureRequest, ...], draws: int, code: Digest) -> Path:
+    name: dict[str, Json] = {"composition": model.composition.digest, "requests": [request.key for request in requests], "draws": draws}
+    path = cache.folder / "credit" / f"{json_digest({**name, 'probes': _PROBES, 'code': code})}.safetensors"
+    if path.is_file():
+        report_progress("attributed", len(requests))
+        return path
+    loaded = load_composed_model(model.composition.to_bytes(), model.adapters, model.centroids, shared_backbone())
+    captions: list[str | None] = [request.caption for request in requests]
+    made = read_made(cache, Order(model=model, requests=requests), code)
+    latents = shared_backbone().encode_pictures(made.pictures)
+    credit = loaded.credit(latents, captions, num_draws=draws)
+    steps = model.composition.sampling.steps
+    posteriors = credit.log_posteriors(loaded.priors)
+    followed = follow_path(loaded.evaluate(captions), latents, posteriors, steps=steps, num_probes=_PROBES, seed=0)
+    tensors = {
+        "shares": credit.shares_BN,
+        "errors": credit.standard_errors_BN,
+        "path": followed.contributions_BN,
+        "weights": followed.weights_TBN.transpose(0, 1).contiguous(),
+        "times": torch.tensor(followed.times_T, dtype=torch.float64),
+    }
+    cache.write(path, save(tensors))
+    report_progress("attributed", len(requests))
+    return path
