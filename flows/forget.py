@@ -52,12 +52,12 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     describing = [describe.submit(root, shard) for shard in Workspace(Path(root)).settings().shard_ids]
     recalling = recall.submit(root, request_id)
     trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
-    recalled = recalling.result()
     if awaits_decision(root, request_id):
         before, candidate = compose_candidate(root, request_id, trained, descriptions)
-        attack_future = attack.submit(root, request_id, candidate, recalled)
+        attack_future = attack.submit(root, request_id, candidate, recalling, return_state=False)  # Prefect waits for the losses
         gate = evaluate(root, before, candidate, descriptions)  # 8
         decide(root, request_id, before, candidate, gate, trained, attack_future.result())  # 9
+    recalling.wait()
     purge(root, request_id, descriptions)  # 10
     return close(root, request_id)  # 11
 
