@@ -56,12 +56,13 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     classifying, recalling = retrain_classifier.submit(root), recall.submit(root, request_id)
     drawing = [generate.submit(root, serving) for serving in served_before(root, request_id)]
     trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
-    classifier, recalled, _ = classifying.result(), recalling.result(), [future.result() for future in drawing]
+    classifier, _ = classifying.result(), [future.result() for future in drawing]
     if awaits_decision(root, request_id):
         before, candidate = compose_candidate(root, request_id, trained, descriptions)
-        attack_future = attack.submit(root, request_id, candidate, recalled)
+        attack_future = attack.submit(root, request_id, candidate, recalling, return_state=False)  # Prefect waits for the losses
         gate = evaluate(root, before, candidate, descriptions)  # 8
         decide(root, request_id, before, candidate, gate, trained, classifier, attack_future.result())  # 9
+    recalling.wait()
     purge(root, request_id, descriptions)  # 10
     return close(root, request_id)  # 11
 

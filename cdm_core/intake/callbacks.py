@@ -4,10 +4,8 @@ A callback's document holds states and the sender's own numbers: never the reque
 """
 
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 from cdm_core.digests import Json, canonical_json
-from cdm_core.errors import InvalidInputError
 from cdm_core.intake.case_status import CaseStatus
 from cdm_core.intake.detection import Format
 from cdm_core.intake.drop import answer_drop
@@ -17,28 +15,6 @@ from cdm_core.intake.opendsr import answer_opendsr
 
 MAX_CALLBACKS = 5
 """Addresses of one request that are told; the rest are passed over."""
-
-_LOOPBACK = ("127.0.0.1", "localhost")
-
-
-def check_callback_url(url: str) -> str:
-    """The address, if it may be told something: https, or http on this machine; no user, no password.
-
-    Raises:
-        InvalidInputError: it may not; the message doesn't repeat it.
-    """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # a bad port raises here
-    except ValueError as error:
-        raise InvalidInputError("callback: not an address") from error
-    if not host or not url.isascii() or not url.isprintable() or " " in url:
-        raise InvalidInputError("callback: not an address")
-    if parts.username is not None or parts.password is not None:
-        raise InvalidInputError("callback: names a user")
-    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
-        raise InvalidInputError("callback: must be https")
-    return url
 
 
 def build_answer(case: CaseStatus, form: Format) -> bytes:

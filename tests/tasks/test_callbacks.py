@@ -7,9 +7,8 @@ import pytest
 from callback_server import CallbackServer
 
 from cdm_core.errors import InvalidInputError
-from cdm_core.intake.callbacks import check_callback_url
 from tasks import callbacks
-from tasks.callbacks import post_callback
+from tasks.callbacks import check_callback_url, post_callback
 
 
 @pytest.fixture
