@@ -171,22 +171,21 @@ def test_a_hold_that_ends_puts_the_request_back_in_the_queue(tmp_path: Path) -> 
     create_inbox(ws)
     build = [sys.executable, "-c", "from flows.cli import main; main()", "build", "--workspace", str(ws.root)]
     subprocess.run(build, check=True, capture_output=True)
-    expiring, released = OWNERS[0], OWNERS[4]
-    end = utc_now() + timedelta(seconds=150)
-    hold = ("--ground", "legal_claim", "--until")
-    lethe(ws, "hold", "add", "--owner", expiring.owner_id, *hold, end.isoformat())
+    expiring, released, hold = OWNERS[0], OWNERS[4], ("--ground", "legal_claim", "--until")
     hold_id = lethe(ws, "hold", "add", "--owner", released.owner_id, *hold, "2999-01-01").document["hold_id"]
-    for request_id, owner in (("r-1", expiring), ("r-2", released)):
-        signed_request(ws, requests(ws), request_id, owner_ids=[owner.owner_id])
-    put_forged(ws, "r-3")
 
     def status(request_id: str) -> str:
         stored = Ledger(ws).request(request_id)
         return stored.status if stored else "none"
 
     with serve(ws) as served:
-        served.wait_for(lambda: not list(requests(ws).iterdir()), 600)
-        assert all(Ledger(ws).last("held", request_id) for request_id in ("r-1", "r-2"))
+        end = utc_now() + timedelta(seconds=180)
+        lethe(ws, "hold", "add", "--owner", expiring.owner_id, *hold, end.isoformat())
+        signed_request(ws, requests(ws), "r-1", owner_ids=[expiring.owner_id])
+        served.wait_for(lambda: Ledger(ws).last("held", "r-1"))
+        signed_request(ws, requests(ws), "r-2", owner_ids=[released.owner_id])
+        put_forged(ws, "r-3")
+        served.wait_for(lambda: Ledger(ws).last("held", "r-2"), 600)
         served.wait_for(lambda: status("r-1") == "completed", 600)
         assert utc_now() > end
         assert status("r-2") == "held"
