@@ -6,7 +6,7 @@ picture, the pictures of one shard serve every composition that holds it, and dr
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -116,7 +116,9 @@ def _load(
     composition: bytes, adapters: tuple[tuple[int, Path], ...], centroids: tuple[tuple[int, Path], ...], classifier: Path | None
 ) -> ComposedModel:
     # Chunks of one model come one after the other.
-    return load_composed_model(composition, dict(adapters), dict(centroids), shared_backbone(), classifier, merge=_merge)
+    model = load_composed_model(composition, dict(adapters), dict(centroids), shared_backbone(), classifier, merge=_merge)
+    # Stacking all experts in one pass pays for a few pictures; for a chunk, one expert after the other takes half the time.
+    return replace(model, stacked=None)
 
 
 def _merge(digest: Digest, adapter: AdapterTensors) -> torch.nn.Module:
