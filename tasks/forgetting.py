@@ -178,7 +178,8 @@ def compose_candidate(
     """(what served before the request, the candidate with the retrained shards); commits the new adapters to DVC first."""
     stopped = case.find("stopped")
     assert stopped is not None, "a candidate follows a stop"
-    case.finish("retrained", {"steps": sum(shard.steps for shard in trained), "seconds": sum(shard.seconds for shard in trained)})
+    if case.find("retrained") is None:
+        case.finish("retrained", {"steps": sum(shard.steps for shard in trained), "seconds": sum(shard.seconds for shard in trained)})
     commit_training(case.ws, [shard.shard for shard in trained], "Retrain the shards that a deletion hit")
     described = {description.shard: description for description in descriptions}
     experts = [expert_of(shard, described[shard.shard]) for shard in trained]
