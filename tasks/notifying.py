@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from cdm_core.digests import Json, canonical_json, sha256_digest
-from cdm_core.errors import LetheError
+from cdm_core.errors import InvalidInputError, LetheError
 from cdm_core.intake.callbacks import MAX_CALLBACKS, build_answer, build_callback
+from cdm_core.intake.case_status import CaseStatus
 from cdm_core.intake.detection import Format
 from cdm_core.intake.opendsr import DOMAIN_HEADER, SIGNATURE_HEADER
 from cdm_core.intake.reception import parse_any
@@ -64,10 +65,19 @@ def describe_notifications(
     if stopped is not None:
         left.insert(1, ("stopped", replace(case, status="stopped"), stopped.at))
     entries: list[Json] = [
-        {"stage": stage, "how": "left", "form": form, "digest": sha256_digest(build_answer(each, form)), "at": at.isoformat()}
+        {"stage": stage, "how": "left", "form": form, "digest": sha256_digest(answer), "at": at.isoformat()}
         for stage, each, at in left
+        if (answer := _answer_in_form(each, form)) is not None
     ]
     return entries + [{**event.body, "at": event.at.isoformat()} for event in ledger.events(request_id=request_id, kind="notified")]
+
+
+def _answer_in_form(case: CaseStatus, form: Format) -> bytes | None:
+    """What `lethe status ID --as` gives; None where the form has no words for a request that is under way (DROP's upload)."""
+    try:
+        return build_answer(case, form)
+    except InvalidInputError:
+        return None
 
 
 def queue_callbacks(ws: Workspace, request_id: str, stage: Stage) -> None:
