@@ -9,27 +9,32 @@ For sampling an adapter is merged into a copy of the network: one expert then co
 
 import copy
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load, save
 
 from cdm_core.backbone import Backbone
 from cdm_core.digests import derive_seed
 from cdm_core.errors import VerificationError
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 AdapterTensors = dict[str, torch.Tensor]
 """peft's names → float32 tensors: `….lora_A.weight` and `….lora_B.weight`."""
 
 
-def attach_adapter(backbone: Backbone, rank: int) -> PeftModel:
+def attach_adapter(backbone: Backbone, rank: int) -> "PeftModel":
     """A copy of the backbone's network with trainable LoRA layers (α = r, so that scale is 1), nothing else trainable."""
+    from peft import LoraConfig, get_peft_model  # imported here, as below: seconds, and not every process attaches an adapter
+
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=backbone.adapter_targets, lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):  # peft draws start values, which `initial_adapter` replaces
         return get_peft_model(copy.deepcopy(backbone.network), config)
 
 
-def initial_adapter(model: PeftModel, shard: int) -> AdapterTensors:
+def initial_adapter(model: "PeftModel", shard: int) -> AdapterTensors:
     """The untrained adapter of a shard, a function of its number alone."""
     generator = torch.Generator().manual_seed(derive_seed("adapter", shard))
     tensors = read_adapter(model)
@@ -41,17 +46,21 @@ def initial_adapter(model: PeftModel, shard: int) -> AdapterTensors:
     return tensors
 
 
-def read_adapter(model: PeftModel) -> AdapterTensors:
+def read_adapter(model: "PeftModel") -> AdapterTensors:
     """A copy of the attached adapter's tensors."""
+    from peft import get_peft_model_state_dict
+
     return {name: tensor.detach().clone().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
 
 
-def write_adapter(model: PeftModel, tensors: AdapterTensors) -> None:
+def write_adapter(model: "PeftModel", tensors: AdapterTensors) -> None:
     """Replace the attached adapter's tensors.
 
     Raises:
         VerificationError: the tensors are not those of an adapter of this network and rank.
     """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise VerificationError("adapter: its tensors don't fit this backbone and rank")

@@ -47,7 +47,7 @@ def verify_approval(content: bytes, plan_digest: Digest, registry: KeyRegistry, 
     Raises:
         VerificationError: it isn't an approval of this plan by a key that counted.
     """
-    statement = verify_envelope(content, [entry.key() for entry in registry.entries])
+    statement = verify_envelope(content, [entry.key() for entry in registry.entries if entry.is_ed25519])
     if statement.statement["predicateType"] != APPROVAL_PREDICATE:
         raise VerificationError("signed, but not as an approval")
     if statement.statement["subject"] != [{"name": "plan", "digest": {"sha256": plan_digest}}]:

@@ -49,7 +49,7 @@ REASONS: Mapping[str, str] = {
     "membership_inference": "not measured in this step",
     "purged": "nothing was erased in this step",
     "kept": "nothing was erased in this step",
-    "notifications": "nobody was notified in this step",
+    "notifications": "nobody was notified in this step, or the closing record of each request says it",
     "promotion": "the step promotes nothing",
     "ledger": "the ledger's state wasn't at hand",
 }

@@ -14,13 +14,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from cdm_core.clip import CLIP_FOLDER, Clip, load_clip
 from cdm_core.digests import Digest, json_digest, sha256_digest
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 BACKBONE_FOLDER = Path(__file__).parent / "weights" / "backbone"
 TIME_SCALE = 1000.0
@@ -66,7 +68,7 @@ def predict_velocity(network: torch.nn.Module, x_BCHW: torch.Tensor, t_B: torch.
 class PixelBackbone:
     """A `UNet2DConditionModel` on pixels in [-1, 1] and the CLIP model whose text tower it reads."""
 
-    network: UNet2DConditionModel
+    network: "UNet2DConditionModel"
     clip: Clip
     digest: Digest
 
@@ -94,13 +96,17 @@ class PixelBackbone:
         return ((latents_BCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def build_network(config: Mapping[str, object]) -> UNet2DConditionModel:
+def build_network(config: Mapping[str, object]) -> "UNet2DConditionModel":
     """An untrained network of a diffusers `config.json`."""
+    from diffusers import UNet2DConditionModel  # imported here, as below: seconds, and who only composes and compares needs none of it
+
     return UNet2DConditionModel.from_config(dict(config))
 
 
 def load_backbone(folder: Path = BACKBONE_FOLDER, clip_folder: Path = CLIP_FOLDER) -> PixelBackbone:
     """Load a diffusers folder in float32 and evaluation mode, frozen, in channels-last memory order (faster on the CPU)."""
+    from diffusers import UNet2DConditionModel
+
     network = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, use_safetensors=True)
     network = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return PixelBackbone(network=network, clip=load_clip(clip_folder), digest=compute_backbone_digest(folder, clip_folder))

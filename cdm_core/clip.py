@@ -10,12 +10,15 @@ import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from safetensors.torch import load_file
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
+    from open_clip.tokenizer import SimpleTokenizer
 
 CLIP_FOLDER = Path(__file__).parent / "weights" / "clip"
 EMBEDDING_WIDTH = 128
@@ -26,8 +29,8 @@ EMBEDDING_BATCH = 16
 class Clip:
     """A loaded CLIP with its tokenizer; pictures are float [B, 3, 32, 32] in [-1, 1], captions are text."""
 
-    model: open_clip.CLIP
-    tokenizer: SimpleTokenizer
+    model: "CLIP"
+    tokenizer: "SimpleTokenizer"
 
     @torch.no_grad()
     def embed_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -52,7 +55,10 @@ class Clip:
 
 def build_clip(config: dict[str, object], merges: Path) -> Clip:
     """An untrained model of the given `open_clip_config.json` contents."""
-    model = open_clip.CLIP(**config["model_cfg"])  # type: ignore[arg-type]  # open_clip's own config keys
+    from open_clip import CLIP  # imported here, as below: seconds, and who only composes and compares needs none of it
+    from open_clip.tokenizer import SimpleTokenizer
+
+    model = CLIP(**config["model_cfg"])  # type: ignore[arg-type]  # open_clip's own config keys
     context_length = model.context_length
     return Clip(model=model, tokenizer=SimpleTokenizer(bpe_path=str(merges), context_length=context_length))
 
@@ -75,4 +81,6 @@ def pack_merges(merges: list[tuple[str, str]]) -> bytes:
 
 def num_merges(vocabulary_size: int) -> int:
     """Merges that fill the vocabulary beside the byte symbols (with and without word end) and the two special tokens."""
+    from open_clip.tokenizer import bytes_to_unicode
+
     return vocabulary_size - 2 * len(bytes_to_unicode()) - 2

@@ -12,8 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
-from cdm_core.settings import STOCHASTIC_METHODS, Method, SamplerName, SamplingSettings
+from cdm_core.settings import STOCHASTIC_METHODS, Method, PriorName, SamplerName, SamplingSettings
 
+METHODS_WITH_PRIORS: tuple[Method, ...] = ("shard_per_image", "knn", "bayes")
+"""Those whose weights start from a λ that may depend on the prompt."""
 _SCHEMA = "lethe/composition/v1"
 
 
@@ -101,6 +103,17 @@ class Composition:
             raise InvalidInputError(f"method {method} needs the stochastic sampler, ddpm, not {needed}")
         return replace(self, sampling=self.sampling.model_copy(update={"method": method, "sampler": needed}))
 
+    def with_prior(self, prior: PriorName) -> "Composition":
+        """The same experts, with another λ.
+
+        Raises:
+            InvalidInputError: the method asks for none but the counts.
+        """
+        method = self.sampling.method
+        if prior != "counts" and method.removeprefix("top_k:") not in METHODS_WITH_PRIORS:
+            raise InvalidInputError(f"prior {prior}: method {method} has no such thing; {', '.join(METHODS_WITH_PRIORS)} do")
+        return replace(self, sampling=self.sampling.model_copy(update={"prior": prior}))
+
     def with_classifier(self, classifier: Digest) -> "Composition":
         """The same experts, weighted by a trained network."""
         return replace(self, classifier=classifier)
@@ -128,6 +141,18 @@ def parse_sampler(name: str) -> SamplerName:
         if sampler == name:
             return sampler  # type: ignore[no-any-return]  # get_args is untyped
     raise InvalidInputError(f"sampler {name!r} is not one of {', '.join(get_args(SamplerName))}")
+
+
+def parse_prior(name: str) -> PriorName:
+    """The prior of that name.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    for prior in get_args(PriorName):
+        if prior == name:
+            return prior  # type: ignore[no-any-return]  # get_args is untyped
+    raise InvalidInputError(f"prior {name!r} is not one of {', '.join(get_args(PriorName))}")
 
 
 def parse_composition(content: bytes) -> Composition:

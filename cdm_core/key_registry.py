@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import TypeAdapter, ValidationError
 from securesystemslib.signer import Key, Signer  # type: ignore[attr-defined]  # re-exported without __all__
 
@@ -19,6 +20,8 @@ from cdm_core.digests import Json, json_digest
 from cdm_core.documents import describe_problem
 from cdm_core.errors import VerificationError
 from cdm_core.evidence import build_statement, parse_public_key, sign_envelope, verify_envelope
+from cdm_core.intake.senders import KeyFile, SenderKey, parse_key_file
+from cdm_core.key_validity import Party, Validity
 
 REGISTRY_PREDICATE = "https://lethe.dev/attestation/key-registry/v1"
 ISSUER_ROLE = "issuer"
@@ -27,7 +30,10 @@ RECORDER_ROLE = "recorder"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyEntry:
-    """One key. It counts from `valid_from` until before `valid_until` and before `revoked_at`; None sets no bound."""
+    """One key. It counts from `valid_from` until before `valid_until` and before `revoked_at`; None sets no bound.
+
+    `past_roles` are those that it had and has no more: what it signed in them is still judged by its validity.
+    """
 
     keyid: str
     name: str
@@ -37,31 +43,48 @@ class KeyEntry:
     valid_until: datetime | None = None
     revoked_at: datetime | None = None
     revocation_reason: str | None = None
+    past_roles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if any(time is not None and time.tzinfo is None for time in (self.valid_from, self.valid_until, self.revoked_at)):
-            raise ValueError("times in the key registry need a time zone")
+        Validity(valid_from=self.valid_from, valid_until=self.valid_until, revoked_at=self.revoked_at)  # checks the times
+
+    @property
+    def validity(self) -> Validity:
+        """When it counts."""
+        return Validity(valid_from=self.valid_from, valid_until=self.valid_until, revoked_at=self.revoked_at)
 
     def why_invalid(self, at: datetime) -> str | None:
         """Why the key doesn't count at a time; None if it does."""
-        if self.revoked_at is not None and at >= self.revoked_at:
-            return f"was revoked since {self.revoked_at.isoformat()}"
-        if self.valid_from is not None and at < self.valid_from:
-            return f"is valid only from {self.valid_from.isoformat()}"
-        if self.valid_until is not None and at >= self.valid_until:
-            return f"expired at {self.valid_until.isoformat()}"
-        return None
+        return self.validity.why_invalid(at)
 
     def key(self) -> Key:
-        """The public key.
+        """The public key of who signs records and approvals, which is an Ed25519 key.
+
+        Raises:
+            InvalidInputError: it's of another algorithm, as issuers' may be.
+            VerificationError: the entry's keyid is another key's.
+        """
+        self._parse()
+        return parse_public_key(self.public_key.encode(), f"key {self.keyid[:12]}")
+
+    def sender_key(self, at: datetime) -> SenderKey:
+        """The public key of who signs requests, as it counts at a time.
 
         Raises:
             VerificationError: the entry's keyid is another key's.
         """
-        key = parse_public_key(self.public_key.encode(), f"key {self.keyid[:12]}")
-        if key.keyid != self.keyid:
+        return SenderKey(issuer=self.name, keyid=self.keyid, public_key=self._parse().public_key, problem=self.why_invalid(at))
+
+    @property
+    def is_ed25519(self) -> bool:
+        """Whether records and approvals can be signed with it."""
+        return isinstance(self._parse().public_key, Ed25519PublicKey)
+
+    def _parse(self) -> KeyFile:
+        parsed = parse_key_file(self.public_key.encode(), f"key {self.keyid[:12]}")
+        if parsed.keyid != self.keyid:
             raise VerificationError(f"key {self.keyid[:12]}: the entry holds another key")
-        return key
+        return parsed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +101,14 @@ class KeyRegistry:
     def find(self, keyid: str) -> KeyEntry | None:
         """The entry of a key."""
         return next((entry for entry in self.entries if entry.keyid == keyid), None)
+
+    @property
+    def parties(self) -> dict[str, Party]:
+        """Keys with the roles that they have or had, and their validity, by keyid; no name."""
+        return {
+            entry.keyid: Party(keyid=entry.keyid, roles=(*entry.roles, *entry.past_roles), validity=entry.validity)
+            for entry in self.entries
+        }
 
     def replace(self, entry: KeyEntry) -> "KeyRegistry":
         """The next revision, with this entry in place of the one of its key."""

@@ -5,6 +5,8 @@ are affine in the score for a given x_t and t. The methods differ in w_i. `cp_de
 mixture, and has a sampler of its own (`cdm_core.copy_protection`).
 """
 
+from collections.abc import Mapping
+
 import torch
 
 from cdm_core.backbone import Backbone, PixelBackbone
@@ -17,7 +19,7 @@ from cdm_core.methods.classifier import Classifier
 from cdm_core.methods.draws import draw_expert
 from cdm_core.methods.interface import Condition, Mixer, Predictions
 from cdm_core.methods.knn import Knn
-from cdm_core.methods.priors import ClipPriors, CountPriors, Priors
+from cdm_core.methods.priors import ClipPriors, ConditionalCountPriors, CountPriors, Priors
 from cdm_core.methods.random_per_step import RandomPerStep
 from cdm_core.methods.shard_per_image import ShardPerImage
 from cdm_core.methods.top_k import TopK
@@ -39,16 +41,20 @@ __all__ = [
 
 
 def build_mixer(
-    composition: Composition, backbone: Backbone, centroids: dict[Digest, torch.Tensor], classifier: Classifier | None = None
+    composition: Composition,
+    backbone: Backbone,
+    centroids: dict[Digest, torch.Tensor],
+    classifier: Classifier | None = None,
+    caption_counts: Mapping[int, Mapping[str, int]] | None = None,
 ) -> Mixer:
     """The mixer that the composition names.
 
     Raises:
-        ValueError: `knn` or CLIP priors are asked for without the centroids of every expert, or on a backbone without CLIP; `classifier`
-            without one; `cp_delta`, which is no mixture.
+        ValueError: `knn` or CLIP priors are asked for without the centroids of every expert, or on a backbone without CLIP; priors by
+            caption without `caption_counts` (shard → caption → samples); `classifier` without one; `cp_delta`, which is no mixture.
     """
     experts = composition.experts
-    priors = _clip_priors(composition, backbone, centroids) if composition.sampling.prior == "clip" else None
+    priors = _priors(composition, backbone, centroids, caption_counts)
     method = composition.sampling.method
     match method.removeprefix("top_k:"):
         case "shard_per_image":
@@ -69,7 +75,19 @@ def build_mixer(
     return TopK(inner=mixer) if method.startswith("top_k:") else mixer
 
 
-def _clip_priors(composition: Composition, backbone: Backbone, centroids: dict[Digest, torch.Tensor]) -> Priors:
+def _priors(
+    composition: Composition,
+    backbone: Backbone,
+    centroids: dict[Digest, torch.Tensor],
+    caption_counts: Mapping[int, Mapping[str, int]] | None,
+) -> Priors | None:
+    """None: the counts."""
+    if composition.sampling.prior == "counts":
+        return None
+    if composition.sampling.prior == "captions":
+        if caption_counts is None:
+            raise ValueError("priors by caption need the captions' counts")
+        return ConditionalCountPriors(experts=composition.experts, counts=caption_counts)
     chosen, pixels = _known_centroids(composition, backbone, centroids)
     return ClipPriors(experts=composition.experts, centroids=chosen, clip=pixels.clip, temperature=composition.knn_temperature)
 
@@ -79,5 +97,5 @@ def _known_centroids(
 ) -> tuple[tuple[torch.Tensor, ...], PixelBackbone]:
     chosen = tuple(centroids[expert.centroids] for expert in composition.experts if expert.centroids is not None)
     if len(chosen) < len(composition.experts) or not isinstance(backbone, PixelBackbone):
-        raise ValueError("knn needs a backbone with CLIP and the centroids of every expert")
+        raise ValueError("knn and CLIP priors need a backbone with CLIP and the centroids of every expert")
     return chosen, backbone

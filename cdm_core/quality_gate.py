@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from cdm_core.frechet import FrechetReference, SampleGrams, compute_sample_grams
@@ -97,6 +96,8 @@ def judge_quality(
         raise ValueError(f"{num_samples} samples can be dealt into 2 to {num_samples // 2} blocks, not {num_blocks}")
     if not 0 < margin < math.inf:
         raise ValueError(f"the margin must be above 0, not {margin}")
+
+    from scipy.special import stdtrit  # imported here: half a second, and only the judge needs it
 
     grams_before = compute_sample_grams(reference, before.features)
     grams_after = compute_sample_grams(reference, after.features)

@@ -8,12 +8,15 @@ that opens its leaf; the log proof of that leaf; and the time stamp over the log
 3. the event names this envelope;
 4. the log proof shows the event's leaf under a checkpoint that a trusted key signed;
 5. the time stamp is the one that the log's operator received (its seal, a signed note of its digest: a token alone has bytes that can be
-   changed unnoticed), and covers that checkpoint, where the list trusts an authority; where it trusts none, the grade is silent on time.
+   changed unnoticed), and covers that checkpoint, where the list trusts an authority; where it trusts none, the grade is silent on time;
+6. the keys counted at the trusted time, the stamp's or else the logged event's (`cdm_core.key_validity`): those that signed, of which
+   enough must be left, and those that signed the request and the approvals that the receipt names, if the list speaks of them.
 
 The grade says what was shown: "executed" (or "refused"), "logged", "time-stamped".
 """
 
 import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -26,6 +29,7 @@ from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_d
 from cdm_core.documents import decode_text, describe_problem, load_json
 from cdm_core.errors import InvalidInputError, VerificationError
 from cdm_core.evidence import CosignedStatement, verify_cosigned
+from cdm_core.key_validity import Act, TrustedTime, find_problem, judge_acts
 from cdm_core.signed_note import Checkpoint, LogProof, parse_log_proof, sign_note, verify_log_proof, verify_note
 from cdm_core.timestamps import verify_timestamp
 from cdm_core.trusted_keys import TrustedKeys
@@ -38,13 +42,18 @@ SEAL_HEADER = "lethe/timestamp-seal/v1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedReceipt:
-    """A receipt that holds; `stamped_at` is None where no trusted authority says when."""
+    """A receipt that holds; `stamped_at` is None where no trusted authority says when, and then the ledger's time is the trusted one.
+
+    `judged` counts what others had signed, by what it is; it's empty where the key list doesn't speak of them.
+    """
 
     statement: CosignedStatement
     grade: str
     checkpoint: Checkpoint
     index: int
     stamped_at: datetime | None
+    trusted_time: TrustedTime
+    judged: Mapping[str, int]
 
 
 class _EventShape(BaseModel):
@@ -113,8 +122,19 @@ def verify_receipt(content: bytes, trusted: TrustedKeys) -> VerifiedReceipt:
         raise VerificationError("the log proof is one of another event")
     checkpoint = verify_log_proof(proof, bytes.fromhex(event.commitment), trusted.keys)  # 4
     stamped_at = _read_time(shape.timestamp, proof.checkpoint, checkpoint.origin, trusted)  # 5
+    time = TrustedTime(at=stamped_at or _parse_time(event.at), source="rfc3161" if stamped_at else "ledger")
+    statement = _require_counted(statement, shape, event, proof, trusted, time)  # 6
+    judged = {} if trusted.parties is None else judge_acts(_read_acts(predicate), trusted.parties)
     grade = f"{predicate['result']}, logged{', time-stamped' if stamped_at else ''}"
-    return VerifiedReceipt(statement=statement, grade=grade, checkpoint=checkpoint, index=proof.index, stamped_at=stamped_at)
+    return VerifiedReceipt(
+        statement=statement,
+        grade=grade,
+        checkpoint=checkpoint,
+        index=proof.index,
+        stamped_at=stamped_at,
+        trusted_time=time,
+        judged=judged,
+    )
 
 
 def is_receipt(content: bytes) -> bool:
@@ -129,6 +149,64 @@ def is_receipt(content: bytes) -> bool:
 def envelope_digest(envelope: Json) -> Digest:
     """What the ledger's event names."""
     return json_digest(envelope)
+
+
+def describe_acts(requests: Sequence[Act], approvals: Sequence[Act]) -> dict[str, Json]:
+    """What a receipt says of who signed the request and approved its plan; all times are the ledger's."""
+    described: dict[str, Json] = {}
+    if requests:
+        described["signed_by"] = [_describe_act(act) for act in requests]
+    if approvals:
+        described["approvers"] = [_describe_act(act) for act in approvals]
+    return described
+
+
+def _describe_act(act: Act) -> dict[str, Json]:
+    return {"keyid": act.keyid, "role": act.role, "at": act.time.at.isoformat()}
+
+
+def _read_acts(predicate: Mapping[str, Json]) -> list[Act]:
+    """What `describe_acts` wrote; a receipt of an earlier release says nothing."""
+    acts = []
+    for name, what in (("signed_by", "request"), ("approvers", "approval")):
+        described = predicate.get(name, [])
+        for act in described if isinstance(described, list) else [None]:
+            match act:
+                case {"keyid": str(keyid), "role": str(role), "at": str(at)}:
+                    time = TrustedTime(at=_parse_time(at), source="ledger")
+                    acts.append(Act(what=what, keyid=keyid, role=role, time=time))
+                case _:
+                    raise VerificationError(f"signed, but not as a receipt: {name}")
+    return acts
+
+
+def _require_counted(
+    statement: CosignedStatement, shape: _ReceiptShape, event: OpenedEvent, proof: LogProof, trusted: TrustedKeys, time: TrustedTime
+) -> CosignedStatement:
+    """The statement with the signatures that count; checkpoint and seal must have one too."""
+    problems = {keyid: find_problem(keyid, validity, time) for keyid, validity in trusted.validity.items()}
+    problems = {keyid: problem for keyid, problem in problems.items() if problem is not None}
+    if not problems:
+        return statement
+    counted = tuple(keyid for keyid in statement.keyids if keyid not in problems)
+    if len(counted) < trusted.threshold:
+        told = next(problems[keyid] for keyid in statement.keyids if keyid in problems)
+        raise VerificationError(f"{len(counted)} signatures count, where {trusted.threshold} are asked for: {told}")
+    keys = [key for key in trusted.keys if key.keyid not in problems]
+    checkpoint = verify_log_proof(proof, bytes.fromhex(event.commitment), keys)
+    if shape.timestamp is not None:
+        verify_note(shape.timestamp.seal.encode(), checkpoint.origin, keys)
+    return CosignedStatement(statement=statement.statement, keyids=counted)
+
+
+def _parse_time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise VerificationError("signed, but with a time that is none") from error
+    if time.tzinfo is None:
+        raise VerificationError("signed, but with a time that has no zone")
+    return time
 
 
 def _parse(content: bytes) -> tuple[dict[str, Json], _ReceiptShape]:

@@ -50,7 +50,8 @@ class Identifier:
 class DeletionRequest:
     """What is to be forgotten: the union of the owners' samples, the samples, and the images with the files' content.
 
-    `identifiers` name owners in a sender's words; the workspace's identity table says who they are.
+    `identifiers` name owners in a sender's words; the workspace's identity table says who they are. `callbacks` are addresses that the
+    sender wants to be told at, as it wrote them.
     """
 
     request_id: str
@@ -63,6 +64,7 @@ class DeletionRequest:
     captions_like: str | None = field(repr=False)
     reason: str | None = field(repr=False)
     identifiers: tuple[Identifier, ...] = field(repr=False, default=())
+    callbacks: tuple[str, ...] = field(repr=False, default=())
 
 
 def check_size(num_bytes: int, source: str, limit: int = MAX_REQUEST_BYTES) -> None:

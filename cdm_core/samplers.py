@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from cdm_core.parametrisation import from_velocity, linear_signal, preserving_signal
 from cdm_core.settings import SamplerName
@@ -50,6 +49,8 @@ class EulerSampler:
     """Euler steps along the linear path."""
 
     def __init__(self, steps: int) -> None:
+        from diffusers import FlowMatchEulerDiscreteScheduler  # imported here, as below: seconds, and who samples nothing needs none of it
+
         self._scheduler = FlowMatchEulerDiscreteScheduler()
         # Even steps from 1 to 0; the scheduler's own grid spends its last step between 0.001 and 0.
         self._scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist())
@@ -77,6 +78,8 @@ class DpmSolverSampler:
     """DPM-Solver++(2M) along the linear path, of second order except for its last step (Lu et al. 2022)."""
 
     def __init__(self, steps: int) -> None:
+        from diffusers import DPMSolverMultistepScheduler
+
         self._scheduler = DPMSolverMultistepScheduler(
             algorithm_type="dpmsolver++", prediction_type="flow_prediction", use_flow_sigmas=True, euler_at_final=True
         )
@@ -106,6 +109,8 @@ class PreservingSampler:
     """DDIM (η = 0) or DDPM on the variance-preserving path."""
 
     def __init__(self, steps: int, *, is_stochastic: bool) -> None:
+        from diffusers import DDIMScheduler, DDPMScheduler
+
         self._steps, self._is_stochastic = steps, is_stochastic
         self._squares = [preserving_signal((k + 1) / steps).alpha ** 2 for k in range(steps)]
         kept = [square / before for square, before in zip(self._squares, [1.0, *self._squares[:-1]], strict=True)]

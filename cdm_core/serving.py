@@ -93,15 +93,19 @@ def load_composed_model(
     centroids: Mapping[int, Path] | None = None,
     backbone: Backbone | None = None,
     classifier: Path | None = None,
+    caption_counts: Mapping[int, Mapping[str, int]] | None = None,
     merge: Callable[[Digest, AdapterTensors], torch.nn.Module] | None = None,
 ) -> ComposedModel:
-    """Assemble a model from its document and files (`adapters` and `centroids` by shard; centroids are read where the method needs them).
+    """Assemble a model from its document and files (`adapters` and `centroids` by shard; centroids are read where they are needed).
+
+    `caption_counts`, shard → caption → samples, are for the prior "captions" alone.
 
     `merge` makes an expert of a verified adapter and its digest: for who assembles many models of the same adapters, and keeps experts.
 
     Raises:
         VerificationError: a file is missing or isn't the one that the document names, or the backbone is another one.
-        StateError: `knn` is asked for, and a shard has no centroids for now; or `classifier`, and the document names none.
+        StateError: `knn` or the prior "clip" is asked for, and a shard has no centroids for now; the prior "captions" without counts; or
+            `classifier`, and the document names none.
     """
     document = parse_composition(composition)
     backbone = backbone or load_backbone()
@@ -115,14 +119,18 @@ def load_composed_model(
         return ComposedModel(composition=document, backbone=backbone, experts=(backbone.network,), mixer=BareBackbone())
     method = document.sampling.method.removeprefix("top_k:")
     points: dict[Digest, torch.Tensor] = {}
-    if method == "knn" or document.sampling.prior == "clip":
+    prior = document.sampling.prior
+    if prior == "captions" and caption_counts is None:
+        raise StateError("prior captions: a model holds no captions; use lethe generate in the workspace")
+    if method == "knn" or prior == "clip":
+        what, other = ("knn", "method") if method == "knn" else (f"prior {prior}", "prior")
         for expert in document.experts:
             if expert.centroids is None:
-                raise StateError(f"{method}: shard {expert.shard} has no centroids while it is stopped; use another method")
+                raise StateError(f"{what}: shard {expert.shard} has no centroids while it is stopped; use another {other}")
             points[expert.centroids] = load(read_verified(centroids or {}, expert.shard, expert.centroids, "centroids"))[CENTROIDS_NAME]
     network = _load_classifier(document, backbone, classifier) if method == "classifier" else None
     # A product of experts is no mixture, and never asks its mixer.
-    mixer: Mixer = BareBackbone() if method == "cp_delta" else build_mixer(document, backbone, points, network)
+    mixer: Mixer = BareBackbone() if method == "cp_delta" else build_mixer(document, backbone, points, network, caption_counts)
     is_dense = document.sampling.method in DENSE_METHODS
     stacked = StackedExperts(backbone, tensors) if is_dense and is_stackable(tensors) else None
     return ComposedModel(composition=document, backbone=backbone, experts=experts, mixer=mixer, stacked=stacked)

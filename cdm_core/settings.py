@@ -28,7 +28,8 @@ Method = Literal[
     "top_k:shard_per_image",
     "top_k:random",
 ]
-PriorName = Literal["counts", "clip"]
+PriorName = Literal["counts", "captions", "clip"]
+"""λ by samples, by samples of the same caption, or by a free prompt's nearness to the centroids; see `cdm_core.methods.priors`."""
 SamplerName = Literal["euler", "ddim", "dpm_solver", "ddpm"]
 STOCHASTIC_METHODS: frozenset[Method] = frozenset({"bayes", "top_k:bayes", "cp_delta"})
 """Need the probability of each step, hence `ddpm`."""
@@ -102,13 +103,17 @@ class KnnSettings(_Section):
 
 
 class EvaluationSettings(_Section):
-    """The quality gate: `margin` is the largest tolerated relative rise of the Fréchet distance."""
+    """The quality gate: `margin` is the largest tolerated relative rise of the Fréchet distance.
+
+    `membership_samples` erased pictures at most, and as many unseen ones, are looked at by the membership inference of a deletion.
+    """
 
     samples: int = Field(ge=16)
     blocks: int = Field(ge=4)
     margin: float = Field(gt=0)
     seed: int
     inception_weights: str | None
+    membership_samples: int = Field(default=32, ge=0, le=1000)
 
 
 class DuplicateSettings(_Section):
@@ -135,9 +140,13 @@ class TimestampingSettings(_Section):
 
 
 class IntakeSettings(_Section):
-    """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain."""
+    """`business` is the name by which senders know us: DRP's business-id, OpenDSR's processor domain.
+
+    `callbacks`: whether the addresses that senders name are told of a request's progress.
+    """
 
     business: str = Field(default="lethe.example", min_length=1, max_length=253)
+    callbacks: bool = False
 
 
 class TermsSettings(_Section):
@@ -201,6 +210,8 @@ def parse_settings(content: bytes, source: str) -> Settings:
         raise InvalidInputError(
             f"{source}: sampling.method: {settings.sampling.method} is not local, so it can't serve by default; see generate"
         )
+    if settings.sampling.prior == "captions":
+        raise InvalidInputError(f"{source}: sampling.prior: captions are no part of a model, so it can't serve by default; see generate")
     if settings.shard_ids != list(range(len(settings.shard_ids))):
         raise InvalidInputError(f"{source}: shard_ids: must count 0, 1, 2 …")
     if settings.evaluation.blocks > settings.evaluation.samples // 2:

@@ -18,18 +18,19 @@ Loss and path: `cdm_core.backbone`. References: SISA (Bourtoule et al. 2021); Lo
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
-from peft import PeftModel
 
 from cdm_core.adapters import AdapterTensors, read_adapter, write_adapter
 from cdm_core.backbone import Backbone, predict_velocity
 from cdm_core.digests import derive_seed, derive_uniform
 from cdm_core.fingerprint import require_one_thread
 from cdm_core.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ def num_steps(num_samples: int, settings: TrainingSettings, stage: int) -> int:
 
 def train_stage(
     backbone: Backbone,
-    model: PeftModel,
+    model: "PeftModel",
     adapter: AdapterTensors,
     samples: StageSamples,
     position: StagePosition,
@@ -81,6 +82,9 @@ def train_stage(
         ValueError: the process runs more than one thread.
         VerificationError: the adapter doesn't fit the model.
     """
+    from accelerate import Accelerator  # imported here: seconds, and who only counts steps needs none of it
+    from accelerate.utils import GradientAccumulationPlugin
+
     require_one_thread()
     write_adapter(model, adapter)
     total = num_steps(len(samples.sample_ids), settings, position.stage)

@@ -3,43 +3,67 @@
 A list that was exported names its own digest and has one spelling, so a byte that changed on the way is noticed. That shows damage, not
 who made the list: it must come from the workspace's operator by a way that its reader trusts. A list written by hand may leave the digest
 out, and may give a public key as PEM or as the base64 of its 32 bytes.
+
+A key may have a validity (`valid_from`, `valid_until`, `revoked_at`): an auditor who learns that a workspace's key was stolen writes its
+revocation here, since the registry that this key signs can't tell. `parties` are the keys that sign requests and approvals, by keyid, role
+and validity and without names: they sign no record, and are judged where a receipt or a record names them.
 """
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]  # re-exported without __all__
 
 from cdm_core.digests import Json, canonical_json, json_digest
 from cdm_core.documents import decode_text, describe_problem, load_json
 from cdm_core.errors import InvalidInputError
 from cdm_core.evidence import build_public_key, parse_public_key
+from cdm_core.key_validity import Party, Validity
 
 SCHEMA = "lethe/trusted-keys/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedKeys:
-    """Keys and their holders' names by keyid; `authorities` are root certificates in PEM."""
+    """Keys, and their holders' names and their validity by keyid; `authorities` are root certificates in PEM.
+
+    `parties` is None where the list says nothing of those who sign requests and approvals.
+    """
 
     keys: tuple[Key, ...]
     names: Mapping[str, str]
     threshold: int
     authorities: tuple[str, ...]
+    validity: Mapping[str, Validity] = field(default_factory=dict)
+    parties: Mapping[str, Party] | None = None
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _KeyShape(_Model):
+class _ValidityShape(_Model):
+    valid_from: AwareDatetime | None = None
+    valid_until: AwareDatetime | None = None
+    revoked_at: AwareDatetime | None = None
+
+    def to_validity(self) -> Validity:
+        return Validity(valid_from=self.valid_from, valid_until=self.valid_until, revoked_at=self.revoked_at)
+
+
+class _PartyShape(_ValidityShape):
+    keyid: str = Field(pattern=r"\A[0-9a-f]{64}\z")
+    roles: list[str] = Field(max_length=100)
+
+
+class _KeyShape(_ValidityShape):
     name: str = Field(min_length=1, max_length=256)
     public_key: str = Field(min_length=1, max_length=10_000)
     keyid: str | None = None
@@ -55,17 +79,21 @@ class _ListShape(_Model):
     keys: list[_KeyShape] = Field(min_length=1, max_length=1000)
     threshold: int = Field(default=1, ge=1, strict=True)
     timestamp_authorities: list[_AuthorityShape] = Field(default=[], max_length=100)
+    parties: list[_PartyShape] | None = Field(default=None, max_length=100_000)
     digest: str | None = None
 
 
-def build_key_list(keys: Sequence[tuple[str, Key]], authorities: Mapping[str, str], *, threshold: int = 1) -> bytes:
-    """The list's bytes, from (name, key) and from authorities' names and certificates."""
+def build_key_list(
+    keys: Sequence[tuple[str, Key]], authorities: Mapping[str, str], *, threshold: int = 1, parties: Iterable[Party] = ()
+) -> bytes:
+    """The list's bytes, from (name, key), from authorities' names and certificates, and from who signs requests and approvals."""
     entries: list[Json] = [{"name": name, "keyid": key.keyid, "public_key": _encode_pem(key)} for name, key in keys]
     document: dict[str, Json] = {
         "schema": SCHEMA,
         "keys": entries,
         "threshold": threshold,
         "timestamp_authorities": [{"name": name, "certificate": certificate} for name, certificate in authorities.items()],
+        "parties": [_describe_party(party) for party in parties],
     }
     return _spell({**document, "digest": json_digest(document)})
 
@@ -99,7 +127,27 @@ def parse_key_list(content: bytes, source: str) -> TrustedKeys:
     if shape.threshold > len(parsed):
         raise InvalidInputError(f"{source}: asks for {shape.threshold} signatures and lists {len(parsed)} keys")
     certificates = tuple(authority.certificate for authority in shape.timestamp_authorities)
-    return TrustedKeys(keys=tuple(parsed), names=keys, threshold=shape.threshold, authorities=certificates)
+    return TrustedKeys(
+        keys=tuple(parsed),
+        names=keys,
+        threshold=shape.threshold,
+        authorities=certificates,
+        validity={key.keyid: entry.to_validity() for key, entry in zip(parsed, shape.keys, strict=True)},
+        parties=None if shape.parties is None else {party.keyid: _read_party(party) for party in shape.parties},
+    )
+
+
+def _describe_party(party: Party) -> dict[str, Json]:
+    times = {"valid_from": party.validity.valid_from, "valid_until": party.validity.valid_until, "revoked_at": party.validity.revoked_at}
+    return {
+        "keyid": party.keyid,
+        "roles": list(party.roles),
+        **{name: None if time is None else time.isoformat() for name, time in times.items()},
+    }
+
+
+def _read_party(shape: _PartyShape) -> Party:
+    return Party(keyid=shape.keyid, roles=tuple(shape.roles), validity=shape.to_validity())
 
 
 def _spell(document: Mapping[str, Json]) -> bytes:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cdm_core.errors import InvalidInputError
+from tasks.clock import utc_now
 from tasks.workspace import open_workspace
 
 AnswerFormat = Literal["opendsr", "drp", "fides", "drop"]
@@ -19,7 +20,7 @@ def run_answer(directory: Path, request_id: str, form: str) -> dict[str, object]
 
     if form not in get_args(AnswerFormat):
         raise InvalidInputError(f"{form}: not one of {', '.join(get_args(AnswerFormat))}")
-    case = read_case(open_workspace(directory), request_id, form)
+    case = read_case(open_workspace(directory), request_id, form, utc_now())
     match form:
         case "opendsr":
             return dict(answer_opendsr(case))

@@ -216,6 +216,18 @@ def extend(
 
 
 @app.command()
+def unlink(
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="A closed request.")],
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Destroy the salts that lead from the ledger's leaves to a closed request; every proof and receipt goes on holding."""
+    from flows.unlink import run_unlink
+
+    print_answer(run_unlink(workspace, request_id), as_json)
+
+
+@app.command()
 def receipt(
     request_id: Annotated[str, typer.Argument(metavar="ID", help="A closed request.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The receipt to write.")],
@@ -294,6 +306,10 @@ def generate(
         typer.Option(metavar="M", help="shard_per_image, knn, classifier, average, random, bayes, cp_delta, or top_k: before one of them."),
     ] = None,
     sampler: Annotated[str | None, typer.Option(metavar="S", help="euler, ddim, dpm_solver or ddpm.")] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="A shard's share before drawing: by counts, captions (counts of the prompt) or clip."),
+    ] = None,
     bound: Annotated[float | None, typer.Option(min=0, metavar="K", help="Of cp_delta: refuse pictures above it.")] = None,
     entitlements: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A signed grant: shards outside it are neither loaded nor used.")
@@ -312,6 +328,7 @@ def generate(
         shards=shards,
         method=method,
         sampler=sampler,
+        prior=prior,
         bound=bound,
         out=out,
         entitlements=entitlements,

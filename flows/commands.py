@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from flows.console import progress_bars, say
-from flows.policy import add_due, plan_guard, record_key_change, write_plan
+from flows.policy import PlanGuard, add_due, plan_guard, record_key_change, write_plan
 from flows.session import flow_session, open_for_flow
 from tasks.clock import utc_now
 from tasks.workers import Progress
@@ -101,11 +101,20 @@ def run_plan(directory: Path, file: Path, *, include_duplicates: str = "none", o
     ws = open_workspace(directory)
     content, choice = read_content(file), parse_choice(include_duplicates)
     plans: list[Document] = []
-    for request in parse_any(content, file.name, None, business=ws.settings().intake.business)[0]:
-        plain = plan = build_plan(ws, request, sha256_digest(content), "", file.parent)
+    requests = parse_any(content, file.name, None, business=ws.settings().intake.business)[0]
+    for request in requests:
+        try:
+            plain = plan = build_plan(ws, request, sha256_digest(content), "", file.parent)
+        except RequestRefusedError as error:
+            if len(requests) == 1:
+                raise
+            plans.append({"request_id": request.request_id, "status": "refused", "reason": error.reason, "message": str(error)})
+            continue
         if choice != "none":
             plan = build_plan(ws, request, sha256_digest(content), "", file.parent, choice=choice)
         plans.append({**summarise_plan(plan), "duplicates": asdict(find_duplicates(ws, plain.hit_frame()))})
+    if all("duplicates" not in plan for plan in plans):
+        raise RequestRefusedError(f"{file.name}: none of its {len(plans)} requests names anything in this workspace", reason="no_match")
     written = {} if out is None else write_plan(ws, content, file, out, choice)
     return {**(plans[0] if len(plans) == 1 else {"requests": plans}), **written}
 
@@ -115,7 +124,8 @@ def run_submit(
 ) -> Document:
     """Receive a request file and forget what it names.
 
-    A refused request of a bulk file doesn't keep the others from being carried out; its answer says so.
+    A refused request of a bulk file doesn't keep the others from being carried out; its answer says so. With a plan, the requests of a bulk
+    file are carried out together, and nothing else with them.
     """
     from tasks.duplicates import parse_choice, save_choice
     from tasks.intake import receive_file
@@ -128,46 +138,54 @@ def run_submit(
         for request in received.requests:
             save_choice(ws, request.request_id, choice)
     guard = plan_guard(ws, file, received.content, plan, received.issuer.keyid, choice)
-    if len(received.requests) == 1:
-        return forget_received(ws, received.requests[0].request_id, show_progress=True, guard=guard)
-    if plan is not None:
-        raise InvalidInputError(f"{file}: a plan is carried out for one request; this file holds {len(received.requests)}")
-    return {"requests": [_forget_or_explain(ws, request.request_id) for request in received.requests]}
+    ids = [request.request_id for request in received.requests]
+    if len(ids) == 1:
+        return forget_received(ws, ids[0], show_progress=True, guard=guard)
+    return {"requests": [_forget_or_explain(ws, request_id, guard, ids) for request_id in ids]}
 
 
-def forget_received(ws: Workspace, request_id: str, *, show_progress: bool, guard: Callable[[str], None] | None = None) -> Document:
+def forget_received(
+    ws: Workspace, request_id: str, *, show_progress: bool, guard: PlanGuard | None = None, together: Sequence[str] = ()
+) -> Document:
     """Run the forget flow for a request that the ledger holds, or give the answer that it was given before.
 
-    `guard` is called with the request's id inside the flow's lock, and raises where the request may not be carried out.
+    `guard` is called with the case's id inside the flow's lock, and raises where it may not be carried out; what it returns of the plan is
+    recorded. `together` are the requests of the guarded plan.
 
     Raises:
         RequestRefusedError: it was refused, now or before.
     """
     if (answer := _earlier_answer(ws, request_id)) is not None:
         return answer
-    totals = {"steps": None, "reference pictures": None, "evaluation pictures": 2 * ws.settings().evaluation.samples}
+    totals = {"steps": None, "reference pictures": None, "evaluation pictures": 3 * ws.settings().evaluation.samples}
     with flow_session(ws, totals if show_progress else None):
         if (answer := _earlier_answer(ws, request_id)) is not None:
             return answer  # given while this process waited for the flow's lock
         from flows.forget import forget
         from flows.resume import finish_interrupted
-        from tasks.batches import coalesce
+        from tasks.batches import case_under_way, coalesce
+        from tasks.case import Case
+        from tasks.notifying import deliver_callbacks
         from tasks.planning import refuse_request
 
         finish_interrupted(ws, but=request_id)
         if (answer := _earlier_answer(ws, request_id)) is not None:
             return answer  # its batch had been cut short
+        accepted = None
         if guard is not None:
-            guard(request_id)
+            accepted = guard(case_under_way(ws, request_id))
         elif ws.settings().approvals.required > 0:
             raise StateError(f"request {request_id}: waits for approvals; carry it out with: lethe submit FILE --plan PLAN")
-        is_alone = guard is not None or ws.settings().approvals.required > 0
-        case_id = request_id if is_alone else coalesce(ws, request_id, utc_now())
+        among = None if guard is None and ws.settings().approvals.required == 0 else [request_id, *together]
+        case_id = coalesce(ws, request_id, utc_now(), among=among)
+        if accepted is not None:
+            Case(ws, case_id).finish("plan_accepted", accepted)
         try:
             answer = dict(forget(str(ws.root), case_id))
             return answer if case_id == request_id else _earlier_answer(ws, request_id) or answer
         except RequestRefusedError as error:
             refuse_request(ws, request_id, error, utc_now())
+            deliver_callbacks(ws, utc_now())
             raise
 
 
@@ -183,9 +201,9 @@ def _earlier_answer(ws: Workspace, request_id: str) -> Document | None:
     return None if stored.answer is None or stored.status in OPEN else dict(stored.answer)
 
 
-def _forget_or_explain(ws: Workspace, request_id: str) -> Document:
+def _forget_or_explain(ws: Workspace, request_id: str, guard: PlanGuard | None, together: Sequence[str]) -> Document:
     try:
-        return forget_received(ws, request_id, show_progress=True)
+        return forget_received(ws, request_id, show_progress=True, guard=guard, together=together if guard is not None else ())
     except RequestRefusedError as error:
         return {"request_id": request_id, "status": "refused", "reason": error.reason, "message": str(error)}
 
@@ -222,21 +240,23 @@ def learn_arrival(ws: Workspace, arrival: "Arrival", *, show_progress: bool) -> 
 
 def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -> Document:
     """Sign a person's decision."""
-    from tasks.batches import batch_of, review_batch
+    from tasks.batches import batch_of, is_batch, requests_of, review_batch
     from tasks.case import Case
     from tasks.deciding import review
     from tasks.ledger import Ledger
     from tasks.locks import exclusive_lock
+    from tasks.notifying import tell
 
     if not reason.strip():
         raise InvalidInputError("reason: must not be empty")
     ws = open_for_flow(directory)
     with exclusive_lock(ws.private / "flow.lock"):
-        if (batch := batch_of(ws, request_id)) is None:
-            return dict(review(Case(ws, request_id), accept=accept, reason=reason))
-        review_batch(Case(ws, batch), accept=accept, reason=reason)
+        case = Case(ws, batch_of(ws, request_id) or request_id)
+        (review_batch if is_batch(case.request_id) else review)(case, accept=accept, reason=reason)
+        for name in requests_of(case):
+            tell(ws, name, "reviewed")
         stored = Ledger(ws).request(request_id)
-        assert stored is not None, "a batch's request is stored"
+        assert stored is not None, "what was reviewed is stored"
         return dict(stored.answer or {})
 
 
@@ -287,6 +307,7 @@ def run_train_shard(directory: Path, shard: int) -> Document:
 
     from cdm_core.fingerprint import NUM_THREADS
     from tasks.shard_training import train_shard
+    from tasks.suppression import refuse_resurrected
 
     torch.set_num_threads(NUM_THREADS)
     ws = Workspace(directory.resolve())
@@ -294,6 +315,8 @@ def run_train_shard(directory: Path, shard: int) -> Document:
         raise StateError(f"{ws.root}: no params.yaml here")
     if shard not in ws.settings().shard_ids:
         raise InvalidInputError(f"shard {shard}: params.yaml has {ws.settings().shard_ids}")
+    if (ws.ledger / "ledger.sqlite").is_file():  # a clone has none
+        refuse_resurrected(ws)
     return asdict(train_shard(ws, shard))
 
 

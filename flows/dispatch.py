@@ -44,6 +44,7 @@ from tasks.clock import utc_now
 from tasks.holds import sweep_holds
 from tasks.inbox import REQUEUED, InboxItem, Kind, scan_inbox
 from tasks.ledger import Ledger
+from tasks.notifying import deliver_callbacks
 from tasks.workspace import Workspace
 
 _FLOWS: Mapping[Kind, Flow[Any, Any]] = {"request": receive_request, "arrival": receive_arrival}
@@ -126,6 +127,7 @@ async def _watch(
             if item.name not in waiting:
                 say(f"{item.name} received")
                 _emit(item)
+        await asyncio.to_thread(deliver_callbacks, ws, utc_now())
         fresh = loop.time() + reconcile_seconds
         waiting = {item.name: waiting.get(item.name) or _Waiting(due=fresh, pause=reconcile_seconds) for item in found}
         if overdue := [item for item in found if waiting[item.name].due <= loop.time()]:

@@ -6,8 +6,11 @@
  4. Approval: the registered issuer's signature over the request is all that policy asks for here.
  5. Stop: compose each hit shard's last clean checkpoint, sign, log, promote. From here on nothing served uses the data.
  6. Commit packs and manifests without the samples (git + DVC).
- 7. Retrain the hit shards' tainted stages, shards in parallel; recompute centroids and reference moments.
- 8. Evaluate: the quality gate between what served before and the candidate.
+ 7. Retrain the hit shards' tainted stages, shards in parallel, and the classifier of the non-local method, if there is one, whichever
+    shards are hit. Meanwhile recompute centroids and reference moments, draw what the gate will ask of the model that served before, and
+    take the losses of the adapters before on what is erased.
+ 8. Evaluate: the quality gate between what served before and the candidate. Beside it, membership inference: evidence, which no decision
+    asks.
  9. Sign the decision and log it to MLflow; then promote, or leave the stopped composition serving and ask a person.
 10. Suppress what was erased; purge every store, and list each again.
 11. Sign the closing record with the counts, and answer.
@@ -22,14 +25,21 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from cdm_core.composition import Composition
-from cdm_core.digests import Json
+from cdm_core.digests import Digest, Json
+from cdm_core.membership import Membership
 from cdm_core.quality_gate import GateResult
-from flows.steps import describe, evaluate, evaluation_pictures, train
-from tasks import batches, forgetting, purging
+from flows.steps import describe, evaluate, evaluation_pictures, generate, train
+from tasks import attacking, batches, forgetting, purging
 from tasks.case import Case, Served
+from tasks.classifiers import retrain_classifier as train_again
+from tasks.deciding import Judged
 from tasks.evaluation import ShardDescription
+from tasks.membership import Recalled
+from tasks.notifying import Stage, tell
 from tasks.planning import ForgetPlan
 from tasks.shard_training import TrainedShard
+from tasks.traces import describe_traces
+from tasks.workers import active_pool
 from tasks.workspace import Workspace
 
 
@@ -43,11 +53,16 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     remove(root, request_id)  # 6
     training = [train.submit(root, shard.shard) for shard in plan.shards]  # 7
     describing = [describe.submit(root, shard) for shard in Workspace(Path(root)).settings().shard_ids]
+    classifying, recalling = retrain_classifier.submit(root), recall.submit(root, request_id)
+    drawing = [generate.submit(root, serving) for serving in served_before(root, request_id)]
     trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
+    classifier, _ = classifying.result(), [future.result() for future in drawing]
     if awaits_decision(root, request_id):
         before, candidate = compose_candidate(root, request_id, trained, descriptions)
+        attack_future = attack.submit(root, request_id, candidate, recalling, return_state=False)  # Prefect waits for the losses
         gate = evaluate(root, before, candidate, descriptions)  # 8
-        decide(root, request_id, before, candidate, gate, trained)  # 9
+        decide(root, request_id, before, candidate, gate, trained, classifier, attack_future.result())  # 9
+    recalling.wait()
     purge(root, request_id, descriptions)  # 10
     return close(root, request_id)  # 11
 
@@ -68,13 +83,21 @@ def wait(root: str, request_id: str) -> dict[str, Json]:
 @task(cache_policy=NO_CACHE)
 def stop(root: str, request_id: str) -> Served:
     """Promote the clean checkpoints; a side effect, done once."""
-    return forgetting.stop_serving(_case(root, request_id))
+    served = forgetting.stop_serving(_case(root, request_id))
+    _tell(root, request_id, "stopped")
+    return served
 
 
 @task(cache_policy=NO_CACHE)
 def remove(root: str, request_id: str) -> str:
     """Commit packs and manifests without the samples; returns the data revision."""
     return forgetting.remove_data(_case(root, request_id))
+
+
+@task(cache_policy=NO_CACHE)
+def retrain_classifier(root: str) -> Digest | None:
+    """Train the classifier of today's samples, in a worker process, where there was one; returns its file's digest."""
+    return active_pool().submit(train_again, Workspace(Path(root))).result()
 
 
 @task(cache_policy=NO_CACHE)
@@ -86,11 +109,33 @@ def compose_candidate(
 
 
 @task(cache_policy=NO_CACHE)
+def recall(root: str, request_id: str) -> Recalled:
+    """Losses of the adapters before, while their data can still be read."""
+    return attacking.recall(_case(root, request_id))
+
+
+@task(cache_policy=NO_CACHE)
+def attack(root: str, request_id: str, candidate: Composition, recalled: Recalled) -> Membership | str:
+    """Membership inference before and after, or why there is none."""
+    return attacking.attack(_case(root, request_id), candidate, recalled)
+
+
+@task(cache_policy=NO_CACHE)
 def decide(
-    root: str, request_id: str, before: Composition, candidate: Composition, gate: GateResult, trained: list[TrainedShard]
+    root: str,
+    request_id: str,
+    before: Composition,
+    candidate: Composition,
+    gate: GateResult,
+    trained: list[TrainedShard],
+    classifier: Digest | None,
+    attacked: Membership | str,
 ) -> Served:
     """Sign and log the decision, then promote on a pass; a side effect, done once."""
-    return forgetting.decide_forgotten(_case(root, request_id), before, candidate, gate, evaluation_pictures(root), trained)
+    case, pictures = _case(root, request_id), evaluation_pictures(root)
+    traces = describe_traces(attacked, attacking.look_at_neighbours(case, before, candidate, pictures))
+    judged = Judged(before=before, candidate=candidate, gate=gate, pictures=pictures, traces=traces)
+    return forgetting.decide_forgotten(case, judged, trained, classifier)
 
 
 @task(cache_policy=NO_CACHE)
@@ -104,12 +149,26 @@ def close(root: str, request_id: str) -> dict[str, Json]:
     """Sign the closing record, of a batch those of its requests first, and keep the answer."""
     if batches.is_batch(request_id):
         batches.close_members(_case(root, request_id))
-    return purging.close_request(_case(root, request_id))
+    answer = purging.close_request(_case(root, request_id))
+    _tell(root, request_id, "closed")
+    return answer
+
+
+def served_before(root: str, request_id: str) -> list[Composition]:
+    """What the gate compares with, unless it has judged already."""
+    case = _case(root, request_id)
+    return [forgetting.served_before(case)] if awaits_decision(root, request_id) else []
 
 
 def awaits_decision(root: str, request_id: str) -> bool:
     """Whether an earlier run of this flow got no further than retraining."""
     return _case(root, request_id).find("decided") is None
+
+
+def _tell(root: str, request_id: str, stage: Stage) -> None:
+    case = _case(root, request_id)
+    for name in batches.requests_of(case):
+        tell(case.ws, name, stage)
 
 
 def _case(root: str, request_id: str) -> Case:

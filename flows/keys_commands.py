@@ -14,7 +14,8 @@ app = typer.Typer(help="Who may sign requests.", no_args_is_help=True, rich_mark
 def add_issuer(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As requests name it, for example owner:johanna.")],
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", metavar="FILE", help="Ed25519 public key in PEM; else a pair is made.")
+        Path | None,
+        typer.Option("--public-key", metavar="FILE", help="Public key or certificate in PEM: Ed25519, RSA, EC P-256; else a pair is made."),
     ] = None,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
@@ -40,9 +41,11 @@ def export_keys(
 @app.command("add")
 def add_key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
-    public_key: Annotated[Path, typer.Option("--public-key", metavar="FILE", help="Ed25519 public key in PEM.")],
+    public_key: Annotated[
+        Path, typer.Option("--public-key", metavar="FILE", help="Public key in PEM; Ed25519, or for issuers as in add-issuer.")
+    ],
     role: Annotated[list[str], typer.Option("--role", metavar="ROLE", help="issuer, or a role of params.yaml's approvals; repeatable.")],
-    valid_from: Annotated[str | None, typer.Option(metavar="TIME", help="Default: now.")] = None,
+    valid_from: Annotated[str | None, typer.Option(metavar="TIME", help="Default: now, or as it was.")] = None,
     valid_until: Annotated[str | None, typer.Option(metavar="TIME", help="Default: without end.")] = None,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,

@@ -1,12 +1,12 @@
 """The commands of policy: keys, clocks, plans and approvals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdm_core.clocks import parse_span
-from cdm_core.digests import sha256_digest
+from cdm_core.digests import Json, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from flows.session import open_for_flow
 from tasks.clock import utc_now
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cdm_core.key_registry import KeyEntry
 
 Document = dict[str, object]
+PlanGuard = Callable[[str], "Mapping[str, Json] | None"]
+"""Given a case's id, returns what is to be recorded of the plan by which it's carried out; None if that was recorded before."""
 
 
 def run_keys_add(
@@ -25,8 +27,7 @@ def run_keys_add(
     from tasks.keys import add_key
 
     ws = open_for_flow(directory)
-    start, end = parse_moment(valid_from) or utc_now(), parse_moment(valid_until)
-    entry = add_key(ws, name, public_key, roles, valid_from=start, valid_until=end)
+    entry = add_key(ws, name, public_key, roles, valid_from=parse_moment(valid_from), valid_until=parse_moment(valid_until))
     record_key_change(ws)
     return _describe_key(entry)
 
@@ -107,9 +108,7 @@ def run_approve(directory: Path, plan: Path, key: Path) -> Document:
     return dict(approve_plan(open_for_flow(directory), plan, key, utc_now()))
 
 
-def plan_guard(
-    ws: Workspace, file: Path, content: bytes, plan: Path | None, keyid: str, choice: str | tuple[str, ...]
-) -> Callable[[str], None] | None:
+def plan_guard(ws: Workspace, file: Path, content: bytes, plan: Path | None, keyid: str, choice: str | tuple[str, ...]) -> PlanGuard | None:
     """What must hold, inside the flow's lock, before a request is carried out: approvals, and no drift from the plan.
 
     None where policy asks for nothing and no plan was given.
@@ -124,21 +123,24 @@ def plan_guard(
             )
         return None
 
-    def guard(request_id: str) -> None:
+    def guard(case_id: str) -> "Mapping[str, Json] | None":
         from tasks.approving import require_approvals
         from tasks.case import Case
         from tasks.plan_documents import parse_plan_document, require_no_drift
 
-        case, plan_content = Case(ws, request_id), _read(plan)
+        case, plan_content = Case(ws, case_id), _read(plan)
         document = parse_plan_document(plan_content, plan.name)
         known = case.find("plan_accepted")
         if known is not None and case.find("planned") is not None:
             if known["plan"] != sha256_digest(plan_content):
-                raise StateError(f"{request_id}: is under way by another plan")
-            return  # it was cut short: what has changed since, it changed itself
+                raise StateError(f"{case_id}: is under way by another plan")
+            return None  # it was cut short: what has changed since, it changed itself
         accepted = require_approvals(ws, plan, [keyid], utc_now())
+        together = document.get("together")
+        if isinstance(together, dict) and together["held_samples"] != 0:
+            raise StateError(f"{plan.name}: some of its requests name samples that are held; send these in a file of their own")
         require_no_drift(ws, document, content, file.name, file.parent, choice)
-        case.finish("plan_accepted", accepted)
+        return accepted
 
     return guard
 

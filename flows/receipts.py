@@ -71,18 +71,28 @@ def _verify_receipt(path: Path, content: bytes, directory: Path | None, trust: P
         "status": predicate.get("status"),
         "log": {"origin": verified.checkpoint.origin, "size": verified.checkpoint.size, "index": verified.index},
         "stamped_at": verified.stamped_at.isoformat() if verified.stamped_at else None,
+        "trusted_time": verified.trusted_time.to_json(),
+        "judged": dict(verified.judged),
     }
 
 
 def _verify_record(path: Path, directory: Path | None, trust: Path | None) -> Document:
     from cdm_core.trusted_keys import parse_key_list
+    from tasks.judging import judge_record
     from tasks.keys import load_record_keys
-    from tasks.records import verify_record
+    from tasks.records import find_root, verify_record
 
-    keys = load_record_keys(open_workspace(directory).keys) if directory is not None else None
-    if trust is not None:
-        keys = list(parse_key_list(_read(trust), str(trust)).keys)
+    root = find_root(path.resolve())
+    ws = open_workspace(directory) if directory is not None else None if root is None else Workspace(root)
+    keys = load_record_keys(ws.keys) if ws is not None and directory is not None else None
+    trusted = None if trust is None else parse_key_list(_read(trust), str(trust))
+    if trusted is not None:
+        keys = list(trusted.keys)
     verified = verify_record(path, keys)
+    try:
+        judgement = judge_record(ws, verified, trusted)
+    except VerificationError as error:
+        raise VerificationError(f"{path}: {error}") from error
     return {
         "valid": verified.valid,
         "keyid": verified.keyid,
@@ -91,12 +101,16 @@ def _verify_record(path: Path, directory: Path | None, trust: Path | None) -> Do
         "artifacts_matching": verified.num_matching,
         "artifacts_superseded": verified.num_superseded,
         "artifacts_absent": verified.num_absent,
+        "trusted_time": judgement.time.to_json(),
+        "judged": dict(judgement.judged),
     }
 
 
 def _verify_ledger(path: Path) -> Document:
+    from tasks.judging import judge_ledger
     from tasks.ledger import Ledger
     from tasks.records import check_logged
+    from tasks.suppressed_bands import check_bands
 
     ws = Workspace(path.parents[2])
     if not (ws.ledger / "ledger.sqlite").is_file():
@@ -104,7 +118,9 @@ def _verify_ledger(path: Path) -> Document:
     ledger = Ledger(ws)
     root = ledger.verify()
     num_records = check_logged(ws, ledger)
-    return {"valid": True, "events": len(ledger.events()), "root": root, "records": num_records}
+    check_bands(ws, ledger)
+    judged = judge_ledger(ws, ledger)
+    return {"valid": True, "events": len(ledger.events()), "root": root, "records": num_records, "judged": judged}
 
 
 def _read(path: Path) -> bytes:

@@ -7,7 +7,7 @@ Refused items end a run well. A run fails where trying again may help: nothing i
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect import flow
@@ -16,6 +16,7 @@ from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, 
 from flows.commands import Document, forget_received, learn_arrival
 from flows.console import say
 from tasks.arrivals import read_arrival
+from tasks.batches import receive_waiting
 from tasks.clock import utc_now
 from tasks.inbox import (
     REQUEUED,
@@ -26,7 +27,7 @@ from tasks.inbox import (
     remove_arrival,
     remove_request,
     reopen_arrival,
-    scan_inbox,
+    retell_outcome,
 )
 from tasks.intake import receive_file
 from tasks.ledger import Ledger
@@ -43,6 +44,7 @@ def receive_request(root: str, item: str) -> None:
     ws = Workspace(Path(root))
     if item.startswith(REQUEUED):
         answer = forget_received(ws, item.removeprefix(REQUEUED), show_progress=False)
+        retell_outcome(ws, answer)
         say(f"{item} {answer['status']}")
         return
     with _claimed(ws, item) as found:
@@ -54,7 +56,7 @@ def receive_request(root: str, item: str) -> None:
             _report(ws, found, _describe(error, found))
             remove_request(found)
             return
-        _receive_others(ws, found)
+        receive_waiting(ws, found.name, utc_now())
         answers = [_forget(ws, found, request.request_id) for request in received.requests]
         _report(ws, found, *answers)
         remove_request(found, [name for request in received.requests for name in request.image_files])
@@ -90,14 +92,6 @@ def _claimed(ws: Workspace, name: str) -> Iterator[InboxItem | None]:
         except LetheError as error:
             say(f"{name} failed and stays in the inbox: {error}")
             raise
-
-
-def _receive_others(ws: Workspace, item: InboxItem) -> None:
-    """Take in what else waits, so that all of it is carried out as one; its own runs find the answers, and report refusals."""
-    for other in scan_inbox(ws, utc_now()):
-        if other.kind == "request" and other.name != item.name:
-            with suppress(RequestRefusedError, InvalidInputError):
-                receive_file(ws, Ledger(ws), other.path, utc_now())
 
 
 def _forget(ws: Workspace, item: InboxItem, request_id: str) -> Document:

@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.console import progress_bars
 from flows.environment import configure_prefect
 from flows.prefect_server import session_server
+from tasks.clock import utc_now
 from tasks.ledger import Ledger
 from tasks.locks import exclusive_lock
 from tasks.workers import Progress, ignore_progress, worker_pool
@@ -19,6 +20,9 @@ def flow_session(ws: Workspace, totals: Mapping[str, int | None] | None) -> Iter
     configure_prefect(ws.prefect)
     with exclusive_lock(ws.private / "flow.lock"), _bars(totals) as on_progress, worker_pool(on_progress=on_progress), session_server(ws):
         yield
+        from tasks.notifying import deliver_callbacks  # imports the samples' tables
+
+        deliver_callbacks(ws, utc_now())
         Ledger(ws).sign_checkpoint()
 
 

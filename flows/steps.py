@@ -51,9 +51,19 @@ def evaluate(root: str, before: Composition, after: Composition, descriptions: l
     ws, pool = Workspace(Path(root)), active_pool()
     pictures = evaluation_pictures(root)
     for composition in (before, after):
-        generate_for(pool, ws, composition, adapter_files(ws, composition), centroid_files(ws, composition), pictures)
+        _fill_cache(ws, composition, pictures)
     moments = [description.moments_file for description in descriptions]
     return pool.submit(judge_compositions, ws, before, after, pictures, moments).result()
+
+
+@task(cache_policy=NO_CACHE)
+def generate(root: str, composition: Composition) -> None:
+    """Generate what evaluation will ask of a composition, while others train."""
+    _fill_cache(Workspace(Path(root)), composition, evaluation_pictures(root))
+
+
+def _fill_cache(ws: Workspace, composition: Composition, pictures: list[PictureRequest]) -> None:
+    generate_for(active_pool(), ws, composition, adapter_files(ws, composition), centroid_files(ws, composition), pictures)
 
 
 def evaluation_pictures(root: str) -> list[PictureRequest]:

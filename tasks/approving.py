@@ -18,7 +18,7 @@ from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, 
 from cdm_core.evidence import build_public_key
 from cdm_core.key_registry import KeyRegistry
 from tasks.files import write_atomically
-from tasks.keys import load_registry
+from tasks.judging import current_registry
 from tasks.ledger import Ledger
 from tasks.plan_documents import parse_plan_document
 from tasks.workspace import Workspace
@@ -76,18 +76,6 @@ def require_approvals(ws: Workspace, plan: Path, submitters: Collection[str], no
         )
     at = {approval.keyid: approval.at.isoformat() for approval in approvals}
     return {"plan": digest, "approvers": [{"keyid": keyid, "role": role, "at": at[keyid]} for keyid, role in sorted(counted.items())]}
-
-
-def current_registry(ws: Workspace) -> KeyRegistry:
-    """The key registry, which must not be older than the ledger knows.
-
-    Raises:
-        StateError: it's damaged, or an older one was put back.
-    """
-    registry, changed = load_registry(ws), Ledger(ws).last("keys_changed", None)
-    if changed is not None and registry.revision < int(str(changed.body["revision"])):
-        raise StateError(f"{ws.keys / 'registry.json'}: revision {registry.revision}, the ledger knows revision {changed.body['revision']}")
-    return registry
 
 
 def approvals_folder(plan: Path) -> Path:

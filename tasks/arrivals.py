@@ -15,7 +15,6 @@ from pathlib import Path
 from cdm_core.digests import Digest, json_digest
 from cdm_core.errors import InvalidInputError, SuppressedError
 from cdm_core.partition import OwnerKey, assign, compute_owner_key
-from cdm_core.perceptual_hash import compute_perceptual_hash
 from tasks.data_versions import commit_data
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
@@ -85,7 +84,7 @@ def _refuse_suppressed(ws: Workspace, ledger: Ledger, samples: Sequence[Sample])
     hashes = {suppression_hash(ws, sample.sample_id): sample for sample in samples}
     if found := ledger.is_suppressed(list(hashes)):
         raise SuppressedError(f"{len(found)} of {len(samples)} pictures were erased on request and may not come back")
-    near = [sample for sample in samples if is_near_suppressed(ws, compute_perceptual_hash(decode_picture(sample.png)))]
+    near = [sample for sample in samples if is_near_suppressed(ws, decode_picture(sample.png))]
     if near:
         raise SuppressedError(f"{len(near)} of {len(samples)} pictures are near copies of pictures that were erased on request")
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
@@ -145,6 +143,9 @@ def log_distance_chart(ws: Workspace, run_id: str) -> None:
     Raises:
         StateError: no run has logged one.
     """
+    from matplotlib.figure import Figure  # imported here: a second, and a stop draws nothing
+    from matplotlib.ticker import MaxNLocator
+
     store = tracking.client(ws)
     distances = _distances_by_version(store)
     if not distances:

@@ -1,6 +1,7 @@
 """Batches: requests that wait together are carried out as one case.
 
-1. Inside the flow's lock, what waits is resolved. What names nothing here is refused; what touches a hold goes alone.
+1. What else lies in the inbox is taken in (`receive_waiting`). Inside the flow's lock, what waits is resolved. What names nothing here is
+   refused; what touches a hold goes alone.
 2. The rest becomes a batch, a case of its own in the ledger. Its plan is over the union of what is named, so a shard that several requests
    hit is stopped, retrained, evaluated and purged once.
 3. Before the batch is closed each request gets its own closing record and its own answer, so that each has its own receipt.
@@ -9,27 +10,31 @@ A request's `batched` event names its batch. While the batch is under way its re
 resumed after a crash.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
-from cdm_core.errors import RequestRefusedError, StateError
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from tasks.case import Case, read_served
 from tasks.clock import utc_now
+from tasks.closing import describe_deletion, describe_time, measured
 from tasks.compositions import load_composition
 from tasks.data_versions import require_committed
 from tasks.deciding import audit_run, review
-from tasks.due import describe_clock
 from tasks.duplicates import load_choice
 from tasks.files import erase_folder
-from tasks.forgetting import IDENTITY, find_request, record_plan
+from tasks.forgetting import find_request, record_plan
 from tasks.identities import keep_outcomes
-from tasks.intake import read_format
-from tasks.ledger import Ledger, StoredRequest
+from tasks.inbox import scan_inbox
+from tasks.intake import read_format, receive_file
+from tasks.ledger import Ledger, Status, StoredRequest
+from tasks.notifying import describe_notifications
 from tasks.planning import ForgetPlan, Resolved, erase_plan, load_plan, plan_deletion, refuse_request, resolve_request
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
+from tasks.suppression import refuse_resurrected
 from tasks.workspace import Workspace
 
 _PREFIX = "@batch-"  # no request's id begins so
@@ -48,15 +53,21 @@ def is_batch(request_id: str) -> bool:
     return request_id.startswith(_PREFIX)
 
 
-def coalesce(ws: Workspace, request_id: str, now: datetime) -> str:
+def case_under_way(ws: Workspace, request_id: str) -> str:
+    """The batch that a request was put into, once that was begun; else the request itself."""
+    batch = batch_of(ws, request_id)
+    return request_id if batch is None or _status(Ledger(ws), batch) == "received" else batch
+
+
+def coalesce(ws: Workspace, request_id: str, now: datetime, *, among: Collection[str] | None = None) -> str:
     """The case by which a request is to be carried out: its batch, a new one with all that waits, or the request by itself.
 
-    Call it inside the flow's lock.
+    Call it inside the flow's lock. With `among`, only these requests are put together: those of one plan, and no other.
     """
     ledger = Ledger(ws)
-    if (batch := batch_of(ws, request_id)) is not None and _status(ledger, batch) != "received":
-        return batch
-    members = _vet(ws, ledger, request_id, now)
+    if (case := case_under_way(ws, request_id)) != request_id:
+        return case
+    members = _vet(ws, ledger, request_id, now, among)
     if len(members) < 2 or request_id not in {member.stored.request_id for member in members}:
         return request_id
     digests: dict[str, Json] = {member.stored.request_id: member.stored.digest for member in members}
@@ -70,17 +81,33 @@ def coalesce(ws: Workspace, request_id: str, now: datetime) -> str:
     return batch
 
 
+def receive_waiting(ws: Workspace, item: str, now: datetime) -> None:
+    """Take in what else waits in the inbox, so that all of it is carried out as one.
+
+    What is refused is left to its own run, which records and reports the refusal: here it would be recorded a second time.
+    """
+    for other in scan_inbox(ws, now):
+        if other.kind == "request" and other.name != item:
+            with suppress(RequestRefusedError, InvalidInputError):
+                receive_file(ws, Ledger(ws), other.path, now, records_refusal=False)
+
+
 def batch_of(ws: Workspace, request_id: str) -> str | None:
     """The batch that a request was put into last."""
     event = Ledger(ws).last("batched", request_id)
     return None if event is None else str(event.body["batch"])
 
 
+def members_of(ws: Workspace, batch: str) -> list[StoredRequest]:
+    """The requests of a batch that the ledger still knows."""
+    return [stored for stored in Ledger(ws).requests() if batch_of(ws, stored.request_id) == batch]
+
+
 def plan_batch(case: Case) -> ForgetPlan:
     """Plan the union of what the batch's requests name, or read the plan again; the clock of the stop starts here.
 
     Raises:
-        StateError: nothing has been built, or the data isn't that of its revision.
+        StateError: nothing has been built, the data isn't that of its revision, or what was erased is back.
     """
     if case.find("planned") and (kept := load_plan(case.ws, case.request_id)):
         return kept
@@ -88,7 +115,8 @@ def plan_batch(case: Case) -> ForgetPlan:
     if stored is None or serving is None:
         raise StateError(f"{case.request_id}: there is no model to forget from; run: lethe build")
     require_committed(case.ws, case.ws.settings().shard_ids)
-    members = [_resolve(case.ws, member) for member in _members(case.ws, case.request_id)]
+    refuse_resurrected(case.ws)
+    members = [_resolve(case.ws, member) for member in members_of(case.ws, case.request_id)]
     plan = plan_deletion(
         case.ws,
         request_id=case.request_id,
@@ -113,24 +141,33 @@ def close_members(case: Case) -> None:
         _close_member(case, Case(case.ws, str(request["request_id"])), request, {"decided": decided, "purged": purged, "planned": planned})
 
 
+def requests_of(case: Case) -> list[str]:
+    """The requests that a case carries out: its own, or a batch's."""
+    return [stored.request_id for stored in members_of(case.ws, case.request_id)] if is_batch(case.request_id) else [case.request_id]
+
+
 def review_batch(case: Case, *, accept: bool, reason: str) -> None:
     """A person's decision on a batch, which is the decision on each of its requests."""
     answer, ledger = review(case, accept=accept, reason=reason), Ledger(case.ws)
     records = answer["audit_records"]
     assert isinstance(records, Sequence), "we wrote it"
-    for stored in _members(case.ws, case.request_id):
+    for stored in members_of(case.ws, case.request_id):
         own = (stored.answer or {}).get("audit_records", [])
         assert isinstance(own, Sequence), "we wrote it"
         changed = {"status": answer["status"], "model_version": answer["model_version"], "audit_records": [*own, records[-1]]}
         ledger.set_status(stored.request_id, "completed" if accept else "rejected", {**(stored.answer or {}), **changed})
 
 
-def _vet(ws: Workspace, ledger: Ledger, asked: str, now: datetime) -> list[_Member]:
+def _vet(ws: Workspace, ledger: Ledger, asked: str, now: datetime, among: Collection[str] | None) -> list[_Member]:
     """What can be carried out together; of what can't, all but the request that was asked for is refused, if it names nothing here."""
     members = []
     for stored in ledger.requests():
         is_waiting = stored.status == "received" and stored.content is not None and ledger.last("received", stored.request_id) is not None
-        if not is_waiting or ledger.last("requeued", stored.request_id) is not None:
+        if (
+            not is_waiting
+            or ledger.last("requeued", stored.request_id) is not None
+            or (among is not None and stored.request_id not in among)
+        ):
             continue
         try:
             member = _resolve(ws, stored)
@@ -148,7 +185,7 @@ def _resolve(ws: Workspace, stored: StoredRequest) -> _Member:
     assert received is not None, "a waiting request was received"
     assert stored.content is not None, "the bytes of an open request are kept"
     request = find_request(ws, stored.content, stored.request_id, read_format(received.body))
-    keep_outcomes(ws, request)
+    keep_outcomes(ws, request, utc_now())
     choice = load_choice(ws, stored.request_id)
     return _Member(stored=stored, resolved=resolve_request(ws, request, images_folder(ws, stored.request_id), choice))
 
@@ -170,29 +207,33 @@ def _describe(ws: Workspace, member: _Member) -> dict[str, Json]:
 
 def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: Mapping[str, Mapping[str, Json]]) -> None:
     ledger, decided, purged = Ledger(case.ws), steps["decided"], steps["purged"]
-    stored, stopped, removed = ledger.request(case.request_id), batch.find("stopped"), batch.find("removed")
+    stored, stopped = ledger.request(case.request_id), batch.find("stopped")
     assert stored is not None, "a member is stored"
     assert stopped is not None, "closing follows a stop"
-    assert removed is not None, "closing follows the removal"
     if stored.answer is not None:
         return
     candidate, is_promoted = read_served(decided), decided["serving"] == decided["version"]
+    whole = describe_deletion(batch, candidate)
+    status: Status = "completed" if is_promoted else "needs_review"
     content = {
+        **whole,
         "decision": "closed",
-        "status": "completed" if is_promoted else "needs_review",
+        "status": status,
         "request_digest": stored.digest,
         "request_format": request["request_format"],
         "issuer_key": request["issuer_key"],
         "regulation": request["regulation"],
-        "identity": IDENTITY,
         "affected_shards": request["shards"],
         "samples": request["samples"],
-        "batch": {"name": batch.request_id, "records": [stopped["record"], decided["record"]]},
-        "dvc_revision_before": steps["planned"]["dvc_revision"],
-        "dvc_revision_after": removed["dvc_revision"],
-        **describe_clock(case.ws, case.request_id, utc_now()),
-        "suppression_commitment": purged["suppression"],
-        "purged": purged["counts"],
+        "batch": {
+            "name": batch.request_id,
+            "records": [stopped["record"], decided["record"]],
+            "said_of_the_whole_batch": sorted(whole),
+        },
+        **describe_time(case),
+        "notifications": describe_notifications(
+            case.ws, case.request_id, status, utc_now(), num_erased=int(str(request["samples"])), is_forgotten=True
+        ),
         "absence": "every store was listed again after the erasure of the whole batch and held none of the erased objects",
     }
     composition, step_key = load_composition(case.ws, Digest(candidate.composition)), case.step_key("close")
@@ -205,6 +246,7 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
         "status": content["status"],
         "stop_seconds": stopped["seconds"],
         "total_seconds": (utc_now() - stored.received_at).total_seconds(),
+        **measured(batch),
         "stopped_version": stopped["version"],
         "model_version": decided["serving"],
         "candidate_version": candidate.version,
@@ -216,13 +258,9 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
     }
     erase_plan(case.ws, case.request_id)
     ledger.append("closed", case.request_id, {"record": record.name, "batch": batch.request_id}, utc_now())
-    ledger.set_status(case.request_id, "completed" if is_promoted else "needs_review", answer)
+    ledger.set_status(case.request_id, status, answer)
     erase_folder(images_folder(case.ws, case.request_id))
     ledger.forget_content(case.request_id)
-
-
-def _members(ws: Workspace, batch: str) -> list[StoredRequest]:
-    return [stored for stored in Ledger(ws).requests() if batch_of(ws, stored.request_id) == batch]
 
 
 def _status(ledger: Ledger, request_id: str) -> str | None:

@@ -1,11 +1,14 @@
 """The classifier of the non-local method: trained when it's asked for, on all shards' samples of today, and named by them.
 
-A deletion, whichever shard it hits, changes the name; the purge erases every other file, and if one went trains today's.
+A deletion, whichever shard it hits, changes the name. Where there is a classifier, the forget flow trains today's among its retraining,
+and the purge erases every other. Meanwhile none serves: the stopped model's numbers of samples are not those that a classifier was trained
+on, and `find_or_train_classifier` refuses.
 """
 
 from pathlib import Path
 
 from cdm_core.composition import Composition
+from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import StateError, VerificationError
 from cdm_core.manifests import samples_digest
 from cdm_core.methods.classifier import ClassifierSettings, classifier_key, classifier_to_bytes, train_classifier
@@ -55,6 +58,15 @@ def train_classifier_of_today(ws: Workspace) -> None:
     path = classifier_file(ws)
     if not path.is_file() and any(len(frame) for frame in load_manifests(ws).values()):
         _train(ws, path)
+
+
+def retrain_classifier(ws: Workspace) -> Digest | None:
+    """Where a classifier of whatever samples exists, that of today's in its place: its file's digest. Run it in a process of one thread."""
+    if not _folder(ws).is_dir() or not any(_folder(ws).iterdir()):
+        return None
+    train_classifier_of_today(ws)
+    path = classifier_file(ws)
+    return sha256_digest(path.read_bytes()) if path.is_file() else None
 
 
 def _train(ws: Workspace, path: Path) -> None:

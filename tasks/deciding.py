@@ -33,6 +33,7 @@ from tasks.release import (
     untouched_shards,
 )
 from tasks.shard_training import adapter_of_today
+from tasks.traces import NO_TRACES, Traces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +52,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A candidate, what it was compared with, and the gate's verdict."""
+    """A candidate, what it was compared with, the gate's verdict, and what else was looked at for traces, which no verdict rests on."""
 
     before: Composition
     candidate: Composition
     gate: GateResult
     pictures: list[PictureRequest]
+    traces: Traces = NO_TRACES
 
 
 def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Mapping[str, Json]) -> Served:
@@ -87,13 +89,14 @@ def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Map
         "frechet_distance": {"before": gate.fd_before, "after": gate.fd_after},
         "promotion": {"version": version, "replaces": serving.version} if is_pass else None,
         "artifacts": data_artifacts(case.ws, candidate.shards),
+        **judged.traces.fields,
         **content,
     }
     record = sign_record(case.ws, "decision", candidate, version=version, step_key=step_key, now=utc_now(), content=predicate)
     summary = summarise(case, work, gate, gate.verdict, version, untouched, [*work.earlier_records, record.name])
     sides = {"before": judged.before, "after": candidate}
     grids = draw_grids(case.ws, judged.pictures, sides, filed_under=candidate, blank=work.shards_hit) if judged.pictures else {}
-    log_release(case.ws, run_id, summary, gate, grids, [record])
+    log_release(case.ws, run_id, summary, gate, grids, [record], judged.traces)
     if is_pass:
         promote_version(case.ws, Ledger(case.ws), version, expected=serving.version, request_id=case.request_id, now=utc_now())
     body: dict[str, Json] = {

@@ -14,7 +14,7 @@ comparison get the same seeds and captions, and the same reference, from which t
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -32,9 +32,10 @@ from cdm_core.manifests import samples_digest
 from cdm_core.mixing import draw_expert
 from cdm_core.moments import Moments, compute_moments
 from cdm_core.quality_gate import GateResult, GeneratedFeatures, judge_quality
-from cdm_core.serving import CENTROIDS_NAME, load_composed_model
+from cdm_core.serving import CENTROIDS_NAME, ComposedModel, load_composed_model
 from cdm_core.settings import EvaluationSettings
 from tasks.files import write_atomically
+from tasks.locks import exclusive_lock
 from tasks.manifest_store import load_manifest
 from tasks.packs import load_pictures
 from tasks.shard_training import shared_backbone, shared_backbone_digest
@@ -173,24 +174,34 @@ def generate_missing(
     workspace: Workspace, composition: bytes, adapters: dict[int, Path], centroids: dict[int, Path], pictures: list[PictureRequest]
 ) -> None:
     """Make what the cache lacks, with features. Reports progress as "evaluation pictures". Run it in a process of one thread."""
+    missing = find_missing(workspace, composition, pictures)
+    if not missing:
+        return
+    extractor = _extractor(workspace.settings().evaluation.inception_weights)
+    model = _composed_model(composition, tuple(adapters.items()), tuple(centroids.items()))
+    made: dict[str, torch.Tensor] = {}
+    for start in range(0, len(missing), _CHUNK):
+        chunk = missing[start : start + _CHUNK]
+        drawn = model.generate([picture.caption for picture in chunk], [picture.seed for picture in chunk])
+        features = extractor.extract(drawn)
+        for row, picture in enumerate(chunk):
+            made[f"{picture.key}.picture"] = drawn[row].clone()
+            made[f"{picture.key}.{extractor.digest}"] = features[row].clone()
+        report_progress("evaluation pictures", len(chunk))
+    path = generated_file(workspace, parse_composition(composition))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(workspace.cache / "generated.lock"):  # chunks of one composition may end in two processes at once
+        write_atomically(path, save((load(path.read_bytes()) if path.is_file() else {}) | made))
+
+
+def find_missing(workspace: Workspace, composition: bytes, pictures: list[PictureRequest]) -> list[PictureRequest]:
+    """What the cache lacks of a smallest composition's pictures; reports the others as made. Run it in a worker: it loads the extractor."""
     extractor = _extractor(workspace.settings().evaluation.inception_weights)
     path = generated_file(workspace, parse_composition(composition))
     cached = load(path.read_bytes()) if path.is_file() else {}
     missing = [picture for picture in pictures if f"{picture.key}.{extractor.digest}" not in cached]
     report_progress("evaluation pictures", len(pictures) - len(missing))
-    if not missing:
-        return
-    model = load_composed_model(composition, adapters, centroids, shared_backbone())
-    for start in range(0, len(missing), _CHUNK):
-        chunk = missing[start : start + _CHUNK]
-        made = model.generate([picture.caption for picture in chunk], [picture.seed for picture in chunk])
-        features = extractor.extract(made)
-        for row, picture in enumerate(chunk):
-            cached[f"{picture.key}.picture"] = made[row].clone()
-            cached[f"{picture.key}.{extractor.digest}"] = features[row].clone()
-        report_progress("evaluation pictures", len(chunk))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(cached))
+    return missing
 
 
 def generate_for(
@@ -201,8 +212,10 @@ def generate_for(
     centroids: dict[int, Path],
     pictures: list[PictureRequest],
 ) -> None:
-    """Fill the cache for a composition, its groups in parallel, the largest first."""
-    groups = sorted(smallest_compositions(composition, pictures), key=lambda group: -len(group[1]))
+    """Fill the cache for a composition: what is missing, in parallel, a batch of the network's size at a time."""
+    groups = smallest_compositions(composition, pictures)
+    searches = [pool.submit(find_missing, workspace, part.to_bytes(), group) for part, group in groups]
+    missing = [(part, search.result()) for (part, _), search in zip(groups, searches, strict=True)]
     pending = [
         pool.submit(
             generate_missing,
@@ -210,9 +223,10 @@ def generate_for(
             part.to_bytes(),
             {shard: adapters[shard] for shard in part.shards},
             {shard: centroids[shard] for shard in part.shards if shard in centroids},
-            group,
+            lacking[start : start + _CHUNK],
         )
-        for part, group in groups
+        for part, lacking in missing
+        for start in range(0, len(lacking), _CHUNK)
     ]
     for future in pending:
         future.result()
@@ -316,6 +330,12 @@ def _sum_moments(files: list[Path]) -> Moments:
     if total is None:
         raise VerificationError("evaluation: there is no reference, since no sample is left")
     return total
+
+
+@lru_cache(maxsize=1)
+def _composed_model(composition: bytes, adapters: tuple[tuple[int, Path], ...], centroids: tuple[tuple[int, Path], ...]) -> ComposedModel:
+    """Kept until another is asked for: the batches of one composition follow one another."""
+    return load_composed_model(composition, dict(adapters), dict(centroids), shared_backbone())
 
 
 @cache

@@ -9,11 +9,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from cdm_core.composition import Composition, Expert
-from cdm_core.digests import Json, sha256_digest
+from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
 from cdm_core.intake.detection import Format
 from cdm_core.intake.reception import parse_any
-from cdm_core.quality_gate import GateResult
 from cdm_core.requests import DeletionRequest
 from tasks.case import Case, Served, read_served
 from tasks.checkpoints import CheckpointStore
@@ -23,7 +22,7 @@ from tasks.data_versions import commit_data, commit_training, data_revision, req
 from tasks.deciding import Judged, Work, audit_run, decide
 from tasks.due import describe_clock
 from tasks.duplicates import load_choice
-from tasks.evaluation import PictureRequest, ShardDescription, centroids_file, prefix_rows
+from tasks.evaluation import ShardDescription, centroids_file, prefix_rows
 from tasks.identities import keep_outcomes
 from tasks.intake import read_format
 from tasks.ledger import Ledger
@@ -33,6 +32,7 @@ from tasks.release import adapters_by_shard, champion_composition, log_stop, man
 from tasks.request_images import images_folder
 from tasks.samples import remove_samples
 from tasks.shard_training import TrainedShard
+from tasks.suppression import refuse_resurrected
 from tasks.workspace import Workspace
 
 IDENTITY = "the request's bytes were signed with a registered issuer's key"
@@ -44,7 +44,7 @@ def plan_request(case: Case) -> ForgetPlan:
 
     Raises:
         RequestRefusedError: the request names nothing that is here.
-        StateError: nothing has been built, or the data isn't that of its revision.
+        StateError: nothing has been built, the data isn't that of its revision, or what was erased is back.
     """
     if case.find("planned") and (kept := load_plan(case.ws, case.request_id)):
         return kept
@@ -53,11 +53,12 @@ def plan_request(case: Case) -> ForgetPlan:
     if stored is None or serving is None:
         raise StateError(f"request {case.request_id}: there is no model to forget from; run: lethe build")
     require_committed(case.ws, case.ws.settings().shard_ids)
+    refuse_resurrected(case.ws)
     received = case.find("received")
     assert stored.content is not None, "the bytes of an open request are kept"
     assert received is not None, "a stored request was received"
     request = find_request(case.ws, stored.content, case.request_id, read_format(received))
-    keep_outcomes(case.ws, request)
+    keep_outcomes(case.ws, request, utc_now())
     choice = load_choice(case.ws, case.request_id)
     plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id), choice=choice)
     return record_plan(case, plan, serving, {}) if plan.hits else plan
@@ -175,16 +176,24 @@ def compose_candidate(
     case: Case, trained: Sequence[TrainedShard], descriptions: Sequence[ShardDescription]
 ) -> tuple[Composition, Composition]:
     """(what served before the request, the candidate with the retrained shards); commits the new adapters to DVC first."""
-    planned, stopped = case.find("planned"), case.find("stopped")
-    assert planned is not None, "a candidate follows a plan"
+    stopped = case.find("stopped")
     assert stopped is not None, "a candidate follows a stop"
+    if case.find("retrained") is None:
+        case.finish("retrained", {"steps": sum(shard.steps for shard in trained), "seconds": sum(shard.seconds for shard in trained)})
     commit_training(case.ws, [shard.shard for shard in trained], "Retrain the shards that a deletion hit")
     described = {description.shard: description for description in descriptions}
     experts = [expert_of(shard, described[shard.shard]) for shard in trained]
     base = load_composition(case.ws, read_served(stopped).composition)
     candidate = replace_experts(case.ws.settings(), base, [shard.shard for shard in trained], experts)
     save_composition(case.ws, candidate)
-    return load_composition(case.ws, read_served(planned).composition), candidate
+    return served_before(case), candidate
+
+
+def served_before(case: Case) -> Composition:
+    """What served when the case was planned."""
+    planned = case.find("planned")
+    assert planned is not None, "an open case was planned"
+    return load_composition(case.ws, read_served(planned).composition)
 
 
 def kept_plan(case: Case) -> ForgetPlan:
@@ -210,15 +219,8 @@ def _planned_at(case: Case) -> datetime:
     return event.at
 
 
-def decide_forgotten(
-    case: Case,
-    before: Composition,
-    candidate: Composition,
-    gate: GateResult,
-    pictures: list[PictureRequest],
-    trained: Sequence[TrainedShard],
-) -> Served:
-    """Sign and log the decision on the candidate, then promote on a pass."""
+def decide_forgotten(case: Case, judged: Judged, trained: Sequence[TrainedShard], classifier: Digest | None) -> Served:
+    """Sign and log the decision on the candidate, then promote on a pass; `classifier` is the one that was trained again, if any."""
     plan, stopped, planned, removed = kept_plan(case), case.find("stopped"), case.find("planned"), case.find("removed")
     assert stopped is not None, "a decision follows a stop"
     assert planned is not None, "a stop follows a plan"
@@ -253,4 +255,6 @@ def decide_forgotten(
         "checkpoints": {str(shard.shard): list(shard.chain) for shard in trained},
         "steps": plan.steps,
     }
-    return decide(case, Judged(before=before, candidate=candidate, gate=gate, pictures=pictures), work, read_served(stopped), content)
+    if classifier is not None:
+        content["classifier"] = classifier
+    return decide(case, judged, work, read_served(stopped), content)

@@ -6,12 +6,14 @@ easily, so they are keyed with the workspace's secret: the file alone tells noth
 
 An identifier that several owners share finds nobody: one of them must not be able to erase the other's pictures.
 
-What came of each line of a request is kept under `.lethe/ledger/outcomes/` for its answer: the sender's number of the line and one word.
+What came of each line of a request is kept under `.lethe/ledger/outcomes/` for its answer: the sender's number of the line and one word. A
+line whose owner's samples are held is noted anew when the request is taken up again.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from cdm_core.digests import Json, canonical_json, keyed_hash, sha256_digest
@@ -21,11 +23,14 @@ from cdm_core.intake.encodings import compute_drop_hash, standardise_email, stan
 from cdm_core.partition import OwnerKey, compute_owner_key
 from cdm_core.requests import DeletionRequest, Identifier
 from tasks.files import write_atomically
+from tasks.holds import Hold, active_holds, find_held
 from tasks.keys import owner_secret
 from tasks.locks import exclusive_lock
+from tasks.lookup import look_up
 from tasks.manifest_store import load_manifests
 from tasks.workspace import Workspace
 
+_HELD: tuple[Outcome, ...] = ("exempted", "partly_held")
 _ALIASES = {"phone_number": "phone", "external_id": "controller_customer_id", "customer_id": "controller_customer_id"}
 
 
@@ -79,15 +84,22 @@ def resolve_identifiers(ws: Workspace, request: DeletionRequest) -> set[OwnerKey
     return alone
 
 
-def keep_outcomes(ws: Workspace, request: DeletionRequest) -> None:
-    """Note what came of each numbered line of a request, before its owners are forgotten; a note isn't written again."""
-    path = _outcomes_path(ws, request.request_id)
+def keep_outcomes(ws: Workspace, request: DeletionRequest, now: datetime) -> None:
+    """Note what came of each numbered line of a request, before its owners are forgotten; of a known one, only of what was held."""
     labelled = [identifier for identifier in request.identifiers if identifier.label]
-    if not labelled or path.exists():
+    if not labelled:
         return
-    secret, table = owner_secret(ws), _load_table(ws)
+    secret, table, known = owner_secret(ws), _load_table(ws), load_outcomes(ws, request.request_id)
     stored = {key for manifest in load_manifests(ws).values() for key in manifest["owner_key"].unique()}
-    outcomes = {identifier.label: _outcome(_lookup(secret, table, identifier) & stored) for identifier in labelled}
+    holds = active_holds(ws, now)
+    outcomes = dict(known)
+    for identifier in labelled:
+        before = known.get(identifier.label)
+        if before is None or before in _HELD:
+            outcome = _outcome(ws, _lookup(secret, table, identifier) & stored, holds)
+            # Nobody's any more: what was held was erased meanwhile.
+            outcomes[identifier.label] = "matched" if before in _HELD and outcome == "not_found" else outcome
+    path = _outcomes_path(ws, request.request_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, canonical_json(outcomes), mode=0o600)
 
@@ -99,6 +111,11 @@ def load_outcomes(ws: Workspace, request_id: str) -> dict[str, Outcome]:
         return {}
     outcomes: dict[str, Outcome] = json.loads(path.read_bytes())
     return outcomes
+
+
+def erase_outcomes(ws: Workspace, request_id: str) -> None:
+    """Delete what was noted of a request's lines."""
+    _outcomes_path(ws, request_id).unlink(missing_ok=True)
 
 
 def forget_identities(ws: Workspace, owner_keys: Iterable[str]) -> int:
@@ -114,8 +131,12 @@ def forget_identities(ws: Workspace, owner_keys: Iterable[str]) -> int:
     return len(table) - len(kept)
 
 
-def _outcome(owner_keys: set[OwnerKey]) -> Outcome:
-    return "not_found" if not owner_keys else "matched" if len(owner_keys) == 1 else "shared"
+def _outcome(ws: Workspace, owner_keys: set[OwnerKey], holds: Sequence[Hold]) -> Outcome:
+    if len(owner_keys) != 1:
+        return "shared" if owner_keys else "not_found"
+    samples = look_up(ws, owner_keys=owner_keys)
+    held, _ = find_held(samples, holds)
+    return "matched" if held.empty else "exempted" if len(held) == len(samples) else "partly_held"
 
 
 def _lookup(secret: bytes, table: Mapping[str, list[str]], identifier: Identifier) -> set[OwnerKey]:

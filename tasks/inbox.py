@@ -125,6 +125,20 @@ def record_outcome(ws: Workspace, item: InboxItem, outcome: Outcome, document: M
     return path
 
 
+def retell_outcome(ws: Workspace, answer: Mapping[str, object]) -> None:
+    """Put a request's new answer in place of the one that was told before its hold ended, wherever that was told."""
+    for path in sorted((ws.inbox / "done").glob("request-*.json")):
+        document = json.loads(path.read_bytes())
+        if document.get("request_id") == answer["request_id"]:
+            told: Mapping[str, object] = {"item": path.stem, **answer}
+        elif any(each.get("request_id") == answer["request_id"] for each in document.get("requests", [])):
+            others = [answer if each.get("request_id") == answer["request_id"] else each for each in document["requests"]]
+            told = {**document, "requests": others}
+        else:
+            continue
+        write_atomically(path, json.dumps(told, indent=2).encode() + b"\n", mode=0o600)
+
+
 def remove_request(item: InboxItem, pictures: Iterable[str] = ()) -> None:
     """Delete a request file, its signature, and those pictures beside it that it names; what lies elsewhere isn't touched."""
     folder = item.path.parent.resolve()

@@ -13,7 +13,8 @@ request: it is judged at the time of its first receipt, and answered as before.
 of which the signature, the processor domain and `Received-At` count, the time at which the gateway had it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import file_digest
@@ -27,7 +28,7 @@ from cdm_core.intake.fields import parse_time
 from cdm_core.intake.opendsr import DOMAIN_HEADER, SIGNATURE_HEADER
 from cdm_core.intake.reception import Parcel, describe_refusal, judge
 from cdm_core.requests import DeletionRequest, check_size
-from tasks.keys import VerifiedIssuer, owner_secret, require_valid_issuer, sender_keys
+from tasks.keys import VerifiedIssuer, owner_secret, sender_keys
 from tasks.ledger import Ledger
 from tasks.request_images import find_image_files, keep_images
 from tasks.workspace import Workspace
@@ -37,7 +38,10 @@ _RECEIVED_HEADER = "Received-At"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedFile:
-    """A request file that was verified: its bytes, who signed, and the requests in it, under the ids that the ledger has for them."""
+    """A request file that was verified: its bytes, who signed, and the requests in it, under the ids that the ledger has for them.
+
+    `first_party_key` is the keyid of the second who signed, where the form has one.
+    """
 
     content: bytes
     digest: Digest
@@ -46,6 +50,7 @@ class ReceivedFile:
     format: Format
     notes: tuple[str, ...]
     received_at: datetime
+    first_party_key: str | None = None
 
 
 def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None) -> ReceivedFile:
@@ -60,9 +65,11 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
     signature, headers = _read_signature(path)
     parcel = Parcel(content=content, file_name=path.name, signature=signature, domain=headers.get(DOMAIN_HEADER.lower()))
     received_at = _first_receipt(ledger, digest) or _gateway_time(headers, path, now) or now
-    accepted = judge(parcel, sender_keys(ws), business=ws.settings().intake.business, now=received_at, form=form)  # 2 to 4
-    signer = VerifiedIssuer(issuer=accepted.signer.issuer, keyid=accepted.signer.keyid)
-    issuer = require_valid_issuer(ws, signer, received_at)
+    # Keys are judged by the ledger's own time: a gateway's is unsigned, and could be set back to before a theft.
+    keys = sender_keys(ws, now, _find_recorded(ledger, digest))
+    accepted = judge(parcel, keys, business=ws.settings().intake.business, now=received_at, form=form)  # 2 to 4
+    issuer = VerifiedIssuer(issuer=accepted.signer.issuer, keyid=accepted.signer.keyid)
+    first_party = None if accepted.first_party is None else accepted.first_party.keyid
     requests = tuple(_with_ledger_id(ws, ledger, request) for request in accepted.requests)
     return ReceivedFile(
         content=content,
@@ -72,24 +79,33 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
         format=accepted.format,
         notes=accepted.notes,
         received_at=received_at,
+        first_party_key=first_party,
     )
 
 
-def receive_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None) -> ReceivedFile:
-    """Steps 1 to 5; a refusal is recorded before it's raised."""
+def receive_file(
+    ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None, *, records_refusal: bool = True
+) -> ReceivedFile:
+    """Steps 1 to 5; a refusal says the sender's own reason at its end.
+
+    It is recorded before it's raised, unless the caller tries again and leaves that to the next time.
+    """
     try:
         received = read_request_file(ws, ledger, path, now, form)
         new = [request for request in received.requests if ledger.last("received", request.request_id) is None]
         for request in new:
             find_image_files(request, path.parent)  # 4
         _check_ids(ledger, received)  # 4
+        _check_spent(ws, ledger, received.digest, new)  # 4
         for request in new:
             ledger.receive(request.request_id, request.issuer, received.digest, received.content, received.received_at)  # 5
             keep_images(ws, request, path.parent)
             ledger.append("received", request.request_id, _describe(ws, received, request), now)
     except RequestRefusedError as error:
-        record_refusal(ledger, path, error, now, form)
-        raise
+        words = record_refusal(ledger, path, error, now, form) if records_refusal else None
+        if words is None or str(error).endswith(f"[{words}]"):
+            raise
+        raise RequestRefusedError(f"{error} [{words}]", reason=error.reason) from error
     return received
 
 
@@ -132,6 +148,8 @@ def _describe(ws: Workspace, received: ReceivedFile, request: DeletionRequest) -
         "regulation": request.regulation,
         "format": received.format,
     }
+    if received.first_party_key is not None:
+        body["first_party_key"] = received.first_party_key
     return body | {"notes": list(received.notes)} if received.notes else body
 
 
@@ -144,6 +162,17 @@ def _with_ledger_id(ws: Workspace, ledger: Ledger, request: DeletionRequest) -> 
 def _first_receipt(ledger: Ledger, digest: Digest) -> datetime | None:
     """When these bytes were accepted for the first time."""
     return next((stored.received_at for stored in ledger.requests() if stored.digest == digest), None)
+
+
+def _find_recorded(ledger: Ledger, digest: Digest) -> dict[str, datetime]:
+    """When the ledger first recorded a key's signature over these bytes, by keyid."""
+    found: dict[str, datetime] = {}
+    for event in ledger.events(kind="received"):
+        if event.body.get("digest") == digest:
+            for keyid in (event.body.get("issuer_key"), event.body.get("first_party_key")):
+                if keyid:
+                    found.setdefault(str(keyid), event.at)
+    return found
 
 
 def _read_signature(path: Path) -> tuple[bytes | None, Mapping[str, str]]:
@@ -199,18 +228,36 @@ def _check_ids(ledger: Ledger, received: ReceivedFile) -> None:
             )
 
 
-def record_refusal(ledger: Ledger, path: Path, error: RequestRefusedError, now: datetime, form: Format | None = None) -> None:
-    """One event: which bytes, and why, in our word and in the sender's; never what they say."""
+def spent_hash(ws: Workspace, digest: Digest, request_id: str) -> str:
+    """What the suppression list holds of a request that was unlinked (`tasks.unlinking`)."""
+    return keyed_hash(owner_secret(ws), "spent", digest, request_id.partition("@")[0])
+
+
+def _check_spent(ws: Workspace, ledger: Ledger, digest: Digest, new: Sequence[DeletionRequest]) -> None:
+    """A request that was carried out and unlinked is no new one."""
+    hashes = {spent_hash(ws, digest, request.request_id): request.request_id for request in new}
+    if spent := ledger.is_suppressed(list(hashes)):
+        raise RequestRefusedError(f"request {hashes[min(spent)]}: was carried out before and unlinked", reason="replayed")
+
+
+def record_refusal(ledger: Ledger, path: Path, error: RequestRefusedError, now: datetime, form: Format | None = None) -> str | None:
+    """One event: which bytes, and why, in our word and in the sender's, which is returned; never what they say.
+
+    Of what is too large the size is recorded in place of the digest: it isn't read.
+    """
     body: dict[str, Json] = {"digest": None, "reason": error.reason}
-    try:
-        body["digest"] = _digest_of(path)
+    found = form or "own"
+    with suppress(OSError):
+        if error.reason == "too_large":
+            body["bytes"] = path.stat().st_size
+        else:
+            body["digest"] = _digest_of(path)
         with path.open("rb") as file:
-            found = form or detect_format(file.read(size_limit(b"PK")))
-    except OSError:
-        found = form or "own"
+            found = form or detect_format(file.read(size_limit(b"")))
     if (words := describe_refusal(found, error.reason)) is not None:
         body |= {"format": found, "sender_reason": words}
     ledger.append("refused", None, body, now)
+    return words
 
 
 def _digest_of(path: Path) -> Digest | None:

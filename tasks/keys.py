@@ -5,26 +5,26 @@ ids; `registry.json` is the signed registry of keys, names, roles and validity (
 the same public keys as files. Names may be persons' names, so they stand in the registry alone and no file is called after one. Issuers'
 keys lie one folder down since they sign requests, never records. An older workspace's `issuers.json` is taken over into the registry.
 
-A keyid is the SHA-256 of the key's DER SubjectPublicKeyInfo. A signature file holds one line: the base64 of the raw Ed25519 signature
-over the request file's bytes. It states no key; whose it is, is found by trying every registered key.
+A keyid is the SHA-256 of the key's DER SubjectPublicKeyInfo. A signature file holds one line: the base64 of the raw signature over the
+request file's bytes. It states no key; whose it is, is found by trying every registered key by that key's own algorithm. Issuers
+may bring Ed25519, RSA and EC P-256 keys, or a certificate of one; keys that sign records, plans or approvals are Ed25519.
 """
 
 import base64
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
-    load_pem_public_key,
 )
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]  # re-exported without __all__
 
@@ -32,7 +32,7 @@ from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, 
 from cdm_core.evidence import build_public_key, parse_public_key
 from cdm_core.intake.detection import size_limit
 from cdm_core.intake.reception import Parcel, verify_detached
-from cdm_core.intake.senders import SenderKey
+from cdm_core.intake.senders import KeyFile, SenderKey, parse_key_file
 from cdm_core.key_registry import ISSUER_ROLE, RECORDER_ROLE, KeyEntry, KeyRegistry, sign_registry, verify_registry
 from cdm_core.requests import DeletionRequest, check_size
 from tasks.clock import utc_now
@@ -112,40 +112,43 @@ def owner_secret(ws: Workspace) -> bytes:
 
 
 def add_issuer(ws: Workspace, name: str, public_key_file: Path | None) -> IssuerKey:
-    """Register who may sign requests: with their public key, or with a new pair made here. The same again changes nothing.
+    """Register who may sign requests: with their public key or certificate, or with a new pair made here. The same again changes nothing.
 
     Raises:
-        InvalidInputError: the name or the key file is not usable.
+        InvalidInputError: the name or the key file is not usable, or the certificate has expired.
         StateError: the name has another key, or the key another name: a signature must tell exactly one issuer.
     """
     _check_name(name)
-    given_pem = None if public_key_file is None else _read_key_file(public_key_file)
+    given = None if public_key_file is None else parse_key_file(_read_key_file(public_key_file), str(public_key_file))
     (ws.keys / "issuers").mkdir(parents=True, exist_ok=True)
     with exclusive_lock(ws.keys / ".lock"):
         registry = load_registry(ws)
         keyid_by_name = _issuer_index(registry, utc_now())
         known = keyid_by_name.get(name)
-        if given_pem is None:
+        if given is None:
             keyid = known or _generate_issuer_key(ws)
         else:
-            keyid = parse_public_key(given_pem, str(public_key_file)).keyid
+            keyid = given.keyid
             if known not in (None, keyid):
                 raise StateError(f"issuer {name}: already registered with another key, {known}")
             if (other := registry.find(keyid)) is not None and other.name != name:
                 raise StateError(f"{public_key_file}: this key already belongs to another issuer")
-            write_atomically(_issuer_path(ws, keyid), given_pem)
-        entry = registry.find(keyid) or KeyEntry(keyid=keyid, name=name, roles=(), public_key=_issuer_path(ws, keyid).read_text("ascii"))
+            write_atomically(_issuer_path(ws, keyid), given.pem.encode())
+        entry = registry.find(keyid) or _new_entry(name, given or _load_issuer_key(ws, keyid), str(public_key_file), utc_now())
         if entry.revoked_at is not None:
             raise StateError(f"issuer {name}: this key was revoked; register another")
-        if ISSUER_ROLE not in entry.roles:
-            _save_registry(ws, registry.replace(replace(entry, roles=(*entry.roles, ISSUER_ROLE))))
+        changed = _renew(entry, given) if ISSUER_ROLE in entry.roles else replace(entry, roles=(*entry.roles, ISSUER_ROLE))
+        if changed != registry.find(keyid):
+            _save_registry(ws, registry.replace(changed))
     return IssuerKey(issuer=name, keyid=keyid, path=_issuer_path(ws, keyid))
 
 
 def add_key(
-    ws: Workspace, name: str, public_key_file: Path, roles: Sequence[str], *, valid_from: datetime, valid_until: datetime | None
+    ws: Workspace, name: str, public_key_file: Path, roles: Sequence[str], *, valid_from: datetime | None, valid_until: datetime | None
 ) -> KeyEntry:
-    """Register a key with its roles; the same key again replaces roles and interval.
+    """Register a key with its roles; the same key again replaces roles and interval. A certificate's own interval bounds the one given.
+
+    Without `valid_from` a new key counts from now on, a known one from when it did.
 
     Raises:
         InvalidInputError: the name, a role, the interval or the key file is not usable.
@@ -154,10 +157,10 @@ def add_key(
     _check_name(name)
     if not roles or RECORDER_ROLE in roles or not all(role.isidentifier() and role.isascii() and len(role) <= 64 for role in roles):
         raise InvalidInputError("role: must be a word of letters, digits and underscores, and not recorder, the workspace's own")
-    if valid_until is not None and valid_until <= valid_from:
-        raise InvalidInputError("valid until: must be later than valid from")
-    pem = _read_key_file(public_key_file)
-    key = parse_public_key(pem, str(public_key_file))
+    key = parse_key_file(_read_key_file(public_key_file), str(public_key_file))
+    if set(roles) != {ISSUER_ROLE}:
+        parse_public_key(key.pem.encode(), f"{public_key_file}: a key in another role than {ISSUER_ROLE} signs with Ed25519")
+    valid_until = min((end for end in (valid_until, key.valid_until) if end is not None), default=None)
     (ws.keys / "issuers").mkdir(parents=True, exist_ok=True)
     with exclusive_lock(ws.keys / ".lock"):
         registry = load_registry(ws)
@@ -168,15 +171,21 @@ def add_key(
             raise StateError(f"{public_key_file}: this key was revoked; register another")
         if ISSUER_ROLE in roles and _issuer_index(registry, utc_now()).get(name) not in (None, key.keyid):
             raise StateError(f"issuer {name}: already registered with another key; revoke that first")
+        start = valid_from or (utc_now() if known is None else known.valid_from)
+        start = max((time for time in (start, key.valid_from) if time is not None), default=None)
+        if None not in (start, valid_until) and valid_until <= start:  # type: ignore[operator]  # neither is None
+            raise InvalidInputError("valid until: must be later than valid from")
+        before = () if known is None else (*known.roles, *known.past_roles)
         entry = KeyEntry(
             keyid=key.keyid,
             name=name,
             roles=tuple(sorted(set(roles))),
-            public_key=pem.decode("ascii", "replace"),
-            valid_from=valid_from,
+            past_roles=tuple(sorted(set(before) - set(roles))),
+            public_key=key.pem,
+            valid_from=start,
             valid_until=valid_until,
         )
-        write_atomically(_issuer_path(ws, key.keyid), pem)
+        write_atomically(_issuer_path(ws, key.keyid), key.pem.encode())
         _save_registry(ws, registry.replace(entry))
     return entry
 
@@ -254,34 +263,26 @@ def verify_file(ws: Workspace, content: bytes, signature_text: bytes | None, at:
     Raises:
         RequestRefusedError: `unsigned`, `bad_signature_encoding`, `unknown_issuer` or `key_not_valid`.
     """
-    signer = verify_detached(Parcel(content=content, file_name="request", signature=signature_text), sender_keys(ws))
-    return require_valid_issuer(ws, VerifiedIssuer(issuer=signer.issuer, keyid=signer.keyid), at or utc_now())
+    signer = verify_detached(Parcel(content=content, file_name="request", signature=signature_text), sender_keys(ws, at or utc_now()))
+    return VerifiedIssuer(issuer=signer.issuer, keyid=signer.keyid)
 
 
-def require_valid_issuer(ws: Workspace, issuer: VerifiedIssuer, at: datetime) -> VerifiedIssuer:
-    """The issuer, if its key counts at a signature's trusted time.
+def sender_keys(ws: Workspace, at: datetime, recorded: Mapping[str, datetime] | None = None) -> list[SenderKey]:
+    """The registered issuers' public keys as they count at a time; those that don't are among them: a refusal should say why.
 
-    Raises:
-        RequestRefusedError: `key_not_valid`.
-    """
-    entry = load_registry(ws).find(issuer.keyid)
-    assert entry is not None, "found in the registry a moment ago"
-    if (problem := entry.why_invalid(at)) is not None:
-        raise RequestRefusedError(f"the key that signed, {issuer.keyid[:12]}, {problem}", reason="key_not_valid")
-    return issuer
-
-
-def sender_keys(ws: Workspace) -> list[SenderKey]:
-    """The registered issuers' public keys, those that don't count any more too: a refusal should say why.
+    Args:
+        ws: whose registry tells them.
+        at: the time.
+        recorded: by keyid, of those whose signature over the same bytes was recorded before, when that was.
 
     Raises:
         StateError: the registry or a key is damaged.
     """
     keys = []
-    for entry, key in _load_issuers(ws):
-        public_key = load_pem_public_key(_issuer_path(ws, key.keyid).read_bytes())
-        assert isinstance(public_key, Ed25519PublicKey), "read as such a moment ago"
-        keys.append(SenderKey(issuer=entry.name, keyid=key.keyid, public_key=public_key))
+    for entry in load_registry(ws).with_role(ISSUER_ROLE):
+        if _load_issuer_key(ws, entry.keyid).keyid != entry.keyid:
+            raise StateError(f"{_issuer_path(ws, entry.keyid)}: holds another key than the one that was registered")
+        keys.append(entry.sender_key((recorded or {}).get(entry.keyid, at)))
     return keys
 
 
@@ -320,12 +321,26 @@ def load_trusted_keys(place: Path) -> list[Key]:
     return [parse_public_key(_read_key_file(place), str(place))]
 
 
-def _load_issuers(ws: Workspace) -> Iterator[tuple[KeyEntry, Key]]:
-    for entry in load_registry(ws).with_role(ISSUER_ROLE):
-        path = _issuer_path(ws, entry.keyid)
-        if _load_public_key(path).keyid != entry.keyid:
-            raise StateError(f"{path}: holds another key than the one that was registered")
-        yield entry, entry.key()
+def _new_entry(name: str, key: KeyFile, source: str, now: datetime) -> KeyEntry:
+    entry = KeyEntry(keyid=key.keyid, name=name, roles=(), public_key=key.pem, valid_from=key.valid_from, valid_until=key.valid_until)
+    if key.valid_until is not None and now >= key.valid_until:
+        raise InvalidInputError(f"{source}: the certificate {entry.why_invalid(now)}")
+    return entry
+
+
+def _renew(entry: KeyEntry, key: KeyFile | None) -> KeyEntry:
+    """The entry, until a newer certificate of the same key ends."""
+    if key is None or key.valid_until is None or entry.valid_until is None or key.valid_until <= entry.valid_until:
+        return entry
+    return replace(entry, valid_until=key.valid_until)
+
+
+def _load_issuer_key(ws: Workspace, keyid: str) -> KeyFile:
+    path = _issuer_path(ws, keyid)
+    try:
+        return parse_key_file(path.read_bytes(), str(path))
+    except (OSError, InvalidInputError) as error:
+        raise StateError(f"{path}: the public key is missing or unreadable") from error
 
 
 def _issuer_index(registry: KeyRegistry, at: datetime) -> dict[str, str]:

@@ -5,9 +5,11 @@ salted commitment (`cdm_core.commitments`) to its content; salts lie in a table 
 leaves, and the tree with every checkpoint that was signed (`tasks.tree_heads`), so that an edit, a cut at the end and a rollback are seen.
 
 `unlink` destroys the salts, bodies and request ids of a closed request's events. Their leaves, kinds and times stay, so no proof breaks,
-and nothing in the ledger leads from the leaves to a person. Flows need a case's bodies until it's closed, so it's done on demand only.
+and nothing in the ledger leads from the leaves to a person. Flows need a case's bodies until it's closed, so it's done on demand only
+(`tasks.unlinking`). An event counts what was unlinked, so that salts destroyed by hand are noticed.
 
-Requests change their status; an event beside it says when and why. A request id is taken once in a workspace, whoever sends it: the
+Requests change their status and the suppression list grows; an event after each change commits to the new state (`tasks.ledger_states`),
+so that `verify` finds an edited status, answer or list too. A request id is taken once in a workspace, whoever sends it: the
 stated issuer is part of the signed bytes, so another issuer's request is another body. A closed request's bytes and its issuer are
 forgotten, since they name the owner; `secure_delete` has SQLite overwrite them. The digest stays, so a repeated file is still recognised.
 
@@ -17,19 +19,21 @@ Every call opens its own connection: a flow's threads and processes share nothin
 import json
 import re
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from cdm_core.commitments import OpenedEvent
 from cdm_core.digests import Digest, Json, canonical_json
 from cdm_core.errors import RequestRefusedError, StateError, VerificationError
 from cdm_core.merkle import build_consistency_proof, build_inclusion_proof, compute_root, hash_leaf, iterate_roots
 from cdm_core.signed_note import LogProof, verify_checkpoint
+from tasks.clock import utc_now
 from tasks.keys import load_record_keys
 from tasks.ledger_events import EventRow, format_time, insert_event, is_chained, migrate_chained_events
+from tasks.ledger_states import check_states, commit_state, commit_suppression, is_taken_over, take_over_states
 from tasks.tree_heads import check_heads, sign_head
 from tasks.workspace import Workspace
 
@@ -39,6 +43,8 @@ OPEN: tuple[Status, ...] = ("received", "planned", "stopped", "retraining")
 """Requests that wait for nothing but a flow; an answer beside such a status is of an earlier round."""
 
 CLOSED: tuple[Status, ...] = ("completed", "refused", "failed", "rejected")
+
+UNLINKED_EVENT = "unlinked"
 
 _BUSY_TIMEOUT_SECONDS = 30.0
 _LEAF = re.compile("[0-9a-f]{64}")
@@ -105,6 +111,10 @@ class Ledger:
             if is_chained(connection):
                 migrate_chained_events(connection, self.path, _TABLES)
             connection.executescript(_TABLES)
+            if not is_taken_over(connection):
+                connection.execute("BEGIN IMMEDIATE")
+                take_over_states(connection, format_time(utc_now()))
+                connection.execute("COMMIT")
 
     def append(self, kind: str, request_id: str | None, body: Mapping[str, Json], now: datetime) -> Event:
         """Add an event at the end."""
@@ -125,17 +135,22 @@ class Ledger:
         return None if row is None else _read_event(row)
 
     def verify(self) -> Digest | None:
-        """Compare every event with its leaf, and the tree with all signed checkpoints; returns the tree's root, None if it's empty.
+        """Compare every event with its leaf, every request with the events that tell of it, and the tree with all signed checkpoints.
+
+        Returns the tree's root, None if it's empty.
 
         Raises:
-            VerificationError: names the first event or checkpoint that doesn't hold.
+            VerificationError: names the first event, request or checkpoint that doesn't hold.
         """
         roots = self._verified_roots()
         heads = check_heads(self._ws, roots)
         with self._connect() as connection:
-            unlinked = connection.execute("SELECT MAX(seq) FROM events WHERE body IS NULL").fetchone()[0] or 0
-        if unlinked > (heads[-1].size if heads else 0):
-            raise VerificationError(f"{self.path}: event {unlinked} can't be opened, and no checkpoint holds it")
+            unlinked, last = connection.execute("SELECT COUNT(*), COALESCE(MAX(seq), 0) FROM events WHERE body IS NULL").fetchone()
+            told = connection.execute("SELECT body FROM events WHERE kind = ? AND body IS NOT NULL", (UNLINKED_EVENT,)).fetchall()
+        if last > (heads[-1].size if heads else 0):
+            raise VerificationError(f"{self.path}: event {last} can't be opened, and no checkpoint holds it")
+        if (counted := sum(json.loads(body)["events"] for (body,) in told)) != unlinked:
+            raise VerificationError(f"{self.path}: {unlinked} events can't be opened, and {counted} were unlinked")
         return Digest(roots[-1].hex()) if len(roots) > 1 else None
 
     def sign_checkpoint(self) -> bytes:
@@ -187,23 +202,34 @@ class Ledger:
             raise StateError(f"{self.path}: event {seq} isn't there or was unlinked")
         return _open_row(row[:6], row[6])
 
-    def unlink(self, request_id: str) -> int:
-        """Destroy what leads from a closed request's events to it, and its row; returns how many events that were.
+    def unlink(self, request_ids: Collection[str], keep: Collection[str], now: datetime) -> int:
+        """Destroy what leads from closed requests' events to them, and their rows, all at once; returns how many events that were.
+
+        Args:
+            request_ids: cases of the ledger.
+            keep: keyed hashes for the suppression list, by which the requests are known if they come again.
+            now: when; an event without a request says it, and how many were unlinked.
 
         Raises:
-            StateError: no such request, or it isn't closed.
+            StateError: no such request, or one isn't closed.
             VerificationError: the ledger doesn't hold; what can't be opened any more must have been signed before.
         """
-        stored = self.request(request_id)
-        if stored is None:
-            raise StateError(f"request {request_id}: not in the ledger")
-        if stored.status not in CLOSED:
-            raise StateError(f"request {request_id}: is not closed; its status is {stored.status}")
+        for request_id in request_ids:
+            stored = self.request(request_id)
+            if stored is None:
+                raise StateError(f"request {request_id}: not in the ledger")
+            if stored.status not in CLOSED:
+                raise StateError(f"request {request_id}: is not closed; its status is {stored.status}")
         self.sign_checkpoint()
+        at = format_time(now)
         with self._transaction() as connection:
-            connection.execute("DELETE FROM salts WHERE seq IN (SELECT seq FROM events WHERE request_id = ?)", (request_id,))
-            count = connection.execute("UPDATE events SET body = NULL, request_id = NULL WHERE request_id = ?", (request_id,)).rowcount
-            connection.execute("DELETE FROM requests WHERE request_id = ?", (request_id,))
+            count = 0
+            for request_id in request_ids:
+                connection.execute("DELETE FROM salts WHERE seq IN (SELECT seq FROM events WHERE request_id = ?)", (request_id,))
+                count += connection.execute("UPDATE events SET body = NULL, request_id = NULL WHERE request_id = ?", (request_id,)).rowcount
+                connection.execute("DELETE FROM requests WHERE request_id = ?", (request_id,))
+            insert_event(connection, UNLINKED_EVENT, None, {"events": count}, at)
+            _suppress(connection, keep, at)
         return count
 
     def _leaf_hashes(self) -> list[bytes]:
@@ -214,8 +240,14 @@ class Ledger:
         """The tree's root at every size, after every event that can still be opened was compared with its leaf."""
         query = "SELECT events.*, salt FROM events LEFT JOIN salts USING (seq) ORDER BY seq"
         with self._connect() as connection:
+            connection.execute("BEGIN")  # one state of the file for all that is read
             rows = connection.execute(query).fetchall()
             stray = connection.execute("SELECT COUNT(*) FROM salts WHERE seq NOT IN (SELECT seq FROM events)").fetchone()[0]
+            self._check_leaves(rows, stray)
+            check_states(connection, self.path)
+        return list(iterate_roots([hash_leaf(bytes.fromhex(row[5])) for row in rows]))
+
+    def _check_leaves(self, rows: Sequence[tuple[Any, ...]], stray: int) -> None:
         for expected_seq, (*row, salt) in enumerate(rows, start=1):
             if row[0] != expected_seq:
                 raise VerificationError(f"{self.path}: event {expected_seq} is missing")
@@ -223,7 +255,6 @@ class Ledger:
                 raise VerificationError(f"{self.path}: event {expected_seq} was changed")
         if stray:
             raise VerificationError(f"{self.path}: {stray} salts belong to no event")
-        return list(iterate_roots([hash_leaf(bytes.fromhex(row[5])) for row in rows]))
 
     def receive(self, request_id: str, issuer: str, digest: Digest, content: bytes, now: datetime) -> StoredRequest:
         """Store a verified request, or return it as it stands if the same bytes were stored before.
@@ -236,6 +267,7 @@ class Ledger:
                 "INSERT INTO requests VALUES (?, ?, ?, ?, 'received', NULL, ?) ON CONFLICT DO NOTHING",
                 (request_id, issuer, digest, content, format_time(now)),
             )
+            commit_state(connection, request_id, format_time(utc_now()))
             stored = _read_request(connection.execute("SELECT * FROM requests WHERE request_id = ?", (request_id,)).fetchone())
         if stored.digest != digest:
             raise RequestRefusedError(f"request {request_id}: the id is already taken by another request body", reason="request_id_reused")
@@ -266,9 +298,11 @@ class Ledger:
         if status not in get_args(Status):
             raise ValueError(f"{status!r} is not a status")
         answer_text = None if answer is None else canonical_json(answer).decode()
-        self._update(
-            "UPDATE requests SET status = ?2, answer = COALESCE(?3, answer) WHERE request_id = ?1", request_id, status, answer_text
-        )
+        with self._transaction() as connection:
+            statement = "UPDATE requests SET status = ?2, answer = COALESCE(?3, answer) WHERE request_id = ?1"
+            if connection.execute(statement, (request_id, status, answer_text)).rowcount == 0:
+                raise StateError(f"request {request_id}: not in the ledger")
+            commit_state(connection, request_id, format_time(utc_now()))
 
     def forget_content(self, request_id: str) -> None:
         """Erase the request's bytes and its issuer; id, digest, status and answer stay.
@@ -276,24 +310,21 @@ class Ledger:
         Raises:
             StateError: no such request.
         """
-        self._update("UPDATE requests SET content = NULL, issuer = NULL WHERE request_id = ?1", request_id)
+        with self._transaction() as connection:
+            statement = "UPDATE requests SET content = NULL, issuer = NULL WHERE request_id = ?"
+            if connection.execute(statement, (request_id,)).rowcount == 0:
+                raise StateError(f"request {request_id}: not in the ledger")
 
     def suppress(self, hmacs: Collection[str], now: datetime) -> None:
         """Add keyed hashes of erased samples to the list of what must not come back."""
         with self._transaction() as connection:
-            rows = [(value, format_time(now)) for value in hmacs]
-            connection.executemany("INSERT INTO suppressed VALUES (?, ?) ON CONFLICT DO NOTHING", rows)
+            _suppress(connection, hmacs, format_time(now))
 
     def is_suppressed(self, hmacs: Collection[str]) -> set[str]:
         """Those of the keyed hashes that are on the list."""
         query = "SELECT hmac FROM suppressed WHERE hmac IN (SELECT value FROM json_each(?))"
         with self._connect() as connection:
             return {value for (value,) in connection.execute(query, (json.dumps(list(hmacs)),))}
-
-    def _update(self, statement: str, request_id: str, *values: str | None) -> None:
-        with self._transaction() as connection:
-            if connection.execute(statement, (request_id, *values)).rowcount == 0:
-                raise StateError(f"request {request_id}: not in the ledger")
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -314,6 +345,11 @@ class Ledger:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
+
+
+def _suppress(connection: sqlite3.Connection, hmacs: Collection[str], at: str) -> None:
+    connection.executemany("INSERT INTO suppressed VALUES (?, ?) ON CONFLICT DO NOTHING", [(value, at) for value in hmacs])
+    commit_suppression(connection, at)
 
 
 def _fits_leaf(row: EventRow, salt: bytes | None) -> bool:

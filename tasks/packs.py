@@ -10,7 +10,7 @@ end would outlive an erasure.
 import io
 import re
 import tarfile
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -86,6 +86,15 @@ def read_pack(path: Path) -> dict[str, bytes]:
     return {name.removesuffix(".png"): content for name, content in _read_members(path).items() if name.endswith(".png")}
 
 
+def parse_pack(content: bytes, source: str) -> dict[str, bytes]:
+    """What `read_pack` gives, of a pack that lies in no file; `source` names it in errors.
+
+    Raises:
+        VerificationError: as `read_pack`.
+    """
+    return {name.removesuffix(".png"): member for name, member in _parse_members(content, source).items() if name.endswith(".png")}
+
+
 def load_pictures(ws: Workspace, rows: pd.DataFrame) -> "torch.Tensor":
     """The pictures of manifest rows, in row order: uint8 [N, 3, 32, 32].
 
@@ -93,16 +102,27 @@ def load_pictures(ws: Workspace, rows: pd.DataFrame) -> "torch.Tensor":
         InvalidInputError: a pack is missing.
         VerificationError: a pack fails `read_pack`, lacks a sample, or holds a picture of another form.
     """
+    packs = {(shard, pack): read_pack(ws.packs(shard) / pack) for shard, pack in set(zip(rows["shard"], rows["pack"], strict=True))}
+    return decode_pictures(packs, rows, ws.packs)
+
+
+def decode_pictures(
+    packs: Mapping[tuple[int, str], Mapping[str, bytes]], rows: pd.DataFrame, folder: Callable[[int], Path]
+) -> "torch.Tensor":
+    """The pictures of manifest rows out of packs' pictures by (shard, pack); `folder` gives where a shard's packs belong, for errors.
+
+    Raises:
+        VerificationError: a pack lacks a sample, or holds a picture of another form.
+    """
     import torch  # seconds to import, and what only packs and unpacks needs none of it
 
-    packs = {(shard, pack): read_pack(ws.packs(shard) / pack) for shard, pack in set(zip(rows["shard"], rows["pack"], strict=True))}
     pictures = np.empty((len(rows), PICTURE_SIZE, PICTURE_SIZE, 3), dtype=np.uint8)
     for row, (shard, pack, sample_id) in enumerate(zip(rows["shard"], rows["pack"], rows["sample_id"], strict=True)):
         if sample_id not in packs[shard, pack]:
-            raise VerificationError(f"{ws.packs(shard) / pack}: lacks sample {sample_id}, which the manifest names")
+            raise VerificationError(f"{folder(shard) / pack}: lacks sample {sample_id}, which the manifest names")
         with Image.open(io.BytesIO(packs[shard, pack][sample_id]), formats=("PNG",)) as image:
             if image.size != (PICTURE_SIZE, PICTURE_SIZE) or image.mode != "RGB":
-                raise VerificationError(f"{ws.packs(shard) / pack}: sample {sample_id} is not a 32×32 RGB picture")
+                raise VerificationError(f"{folder(shard) / pack}: sample {sample_id} is not a 32×32 RGB picture")
             pictures[row] = np.asarray(image)
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
@@ -134,29 +154,32 @@ def _read_members(path: Path) -> dict[str, bytes]:
         raise InvalidInputError(f"{path}: no such pack; get it with: dvc pull")
     if path.stat().st_size > MAX_PACK_BYTES:
         raise VerificationError(f"{path}: larger than {MAX_PACK_BYTES // 2**20} MB")
-    packed = path.read_bytes()
+    return _parse_members(path.read_bytes(), str(path))
+
+
+def _parse_members(packed: bytes, source: str) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as tar:
             for entry in tar:
-                members[entry.name] = _read_member(path, tar, entry)
+                members[entry.name] = _read_member(source, tar, entry)
     except tarfile.TarError as error:
-        raise VerificationError(f"{path}: not a pack: {error}") from error
+        raise VerificationError(f"{source}: not a pack: {error}") from error
     if _encode(members) != packed:
-        raise VerificationError(f"{path}: not a pack: damaged, or not written by Lethe")
+        raise VerificationError(f"{source}: not a pack: damaged, or not written by Lethe")
     return members
 
 
-def _read_member(path: Path, tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+def _read_member(source: str, tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
     match = _MEMBER.fullmatch(entry.name)
     if match is None or not entry.isreg():
-        raise VerificationError(f"{path}: member {entry.name!r} doesn't belong in a pack")
+        raise VerificationError(f"{source}: member {entry.name!r} doesn't belong in a pack")
     sample_id, kind = match.groups()
     if entry.size > (MAX_PICTURE_BYTES if kind == "png" else MAX_CAPTION_BYTES):
-        raise VerificationError(f"{path}: member {entry.name} is too large")
+        raise VerificationError(f"{source}: member {entry.name} is too large")
     file = tar.extractfile(entry)
     assert file is not None, "a regular member has content"
     content = file.read()
     if kind == "png" and sha256_digest(content) != sample_id:
-        raise VerificationError(f"{path}: the content of {entry.name} doesn't match its name")
+        raise VerificationError(f"{source}: the content of {entry.name} doesn't match its name")
     return content

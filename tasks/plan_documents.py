@@ -5,7 +5,7 @@ plan is carried out; a part that differs is the drift, and is named.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -13,13 +13,14 @@ from statistics import median
 
 from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
 from cdm_core.documents import decode_text, load_json
-from cdm_core.errors import InvalidInputError, StateError, VerificationError
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, VerificationError
 from cdm_core.intake.reception import parse_any
+from cdm_core.requests import DeletionRequest
 from tasks.checkpoints import CheckpointStore
 from tasks.data_versions import data_revision
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifests
-from tasks.planning import ForgetPlan, build_plan, summarise_plan
+from tasks.planning import ForgetPlan, Resolved, plan_deletion, resolve_request, summarise_plan
 from tasks.release import champion_composition
 from tasks.workspace import Workspace
 
@@ -33,21 +34,35 @@ Choice = str | tuple[str, ...]
 def build_plan_document(ws: Workspace, content: bytes, name: str, folder: Path, now: datetime, choice: Choice = "none") -> dict[str, Json]:
     """The plan of a request file; changes nothing.
 
+    Of several requests each has its plan, or the reason for which it will be refused, and `together` says what all of them cost, since they
+    are carried out as one.
+
     Raises:
         RequestRefusedError: it isn't a request, or names nothing that is here.
         StateError: nothing has been built.
     """
     digest = sha256_digest(content)
     requests, _ = parse_any(content, name, None, business=ws.settings().intake.business)
-    plans = [build_plan(ws, request, digest, "", folder, choice=choice) for request in requests]
-    return {
+    resolved = [_resolve(ws, request, folder, choice, alone=len(requests) == 1) for request in requests]
+    going = [(request, found) for request, found in zip(requests, resolved, strict=True) if isinstance(found, Resolved)]
+    if not going:
+        raise RequestRefusedError(f"{name}: none of its {len(requests)} requests names anything in this workspace", reason="no_match")
+    plans = {request.request_id: _plan(ws, request, digest, [found]) for request, found in going}
+    described = [
+        _describe_plan(ws, plans[request.request_id]) if isinstance(found, Resolved) else _describe_refused(request, found)
+        for request, found in zip(requests, resolved, strict=True)
+    ]
+    document: dict[str, Json] = {
         "schema": PLAN_SCHEMA,
         "created_at": now.isoformat(),
         "request_digest": digest,
-        "requests": [_describe_plan(ws, plan) for plan in plans],
+        "requests": described,
         "expected_quality_change": _expect_change(ws),
-        "workspace": _describe_workspace(ws, plans),
+        "workspace": _describe_workspace(ws, list(plans.values())),
     }
+    if len(requests) > 1:
+        document["together"] = _describe_together(_plan(ws, going[0][0], digest, [found for _, found in going]))
+    return document
 
 
 def encode_plan_document(document: Document) -> bytes:
@@ -94,6 +109,31 @@ def find_drift(planned: Document, present: Document) -> list[str]:
     drift = [name.replace("_", " ") for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     others = {*planned, *present} - {"workspace"}
     return drift + [name.replace("_", " ") for name in sorted(others) if planned.get(name) != present.get(name)]
+
+
+def _resolve(ws: Workspace, request: DeletionRequest, folder: Path, choice: Choice, *, alone: bool) -> Resolved | RequestRefusedError:
+    """What a request names; of one among several, why it will be refused."""
+    try:
+        return resolve_request(ws, request, folder, choice)
+    except RequestRefusedError as error:
+        if alone:
+            raise
+        return error
+
+
+def _plan(ws: Workspace, request: DeletionRequest, digest: Digest, resolved: Sequence[Resolved]) -> ForgetPlan:
+    return plan_deletion(
+        ws, request_id=request.request_id, request_digest=digest, issuer_key="", regulation=request.regulation, resolved=resolved
+    )
+
+
+def _describe_refused(request: DeletionRequest, error: RequestRefusedError) -> dict[str, Json]:
+    return {"request_id": request.request_id, "status": "refused", "reason": error.reason}
+
+
+def _describe_together(plan: ForgetPlan) -> dict[str, Json]:
+    cost: dict[str, Json] = {"steps": plan.steps, "steps_full_build": plan.steps_full_build, "shards": len(plan.shards)}
+    return {"samples": len(plan.hits), "held_samples": plan.held_samples, "cost": cost}
 
 
 def _describe_plan(ws: Workspace, plan: ForgetPlan) -> dict[str, Json]:

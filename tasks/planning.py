@@ -29,6 +29,7 @@ from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.lookup import count_by_stage, look_up
 from tasks.manifest_store import load_manifest
+from tasks.notifying import queue_callbacks
 from tasks.pictures import normalise_picture
 from tasks.request_images import find_image_files, images_folder
 from tasks.samples import pack_name
@@ -209,6 +210,7 @@ def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, n
     ledger = Ledger(ws)
     ledger.append("refused", request_id, {"reason": error.reason}, now)
     ledger.set_status(request_id, "refused", {"request_id": request_id, "status": "refused", "reason": error.reason, "message": str(error)})
+    queue_callbacks(ws, request_id, "refused")
     ledger.forget_content(request_id)
     erase_plan(ws, request_id)
     erase_folder(images_folder(ws, request_id))

@@ -11,27 +11,27 @@ from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import VerificationError
 from tasks.case import Case, read_served
 from tasks.checkpoints import CheckpointStore
-from tasks.classifiers import erase_classifiers, train_classifier_of_today
+from tasks.classifiers import erase_classifiers
 from tasks.clock import utc_now
+from tasks.closing import describe_deletion, describe_time, measured
 from tasks.compositions import adapter_files, load_composition, saved_compositions, tainted_adapters
 from tasks.deciding import audit_run, close_run
-from tasks.due import describe_clock
 from tasks.erasure import erase_objects, objects_to_erase
 from tasks.evaluation import PictureRequest, ShardDescription, erase_descriptions_but, erase_generated_but
 from tasks.files import erase_folder
-from tasks.forgetting import exemption_of, kept_plan
+from tasks.forgetting import kept_plan
 from tasks.identities import forget_identities
 from tasks.ledger import OPEN, Ledger, Status
 from tasks.lookup import erase_stale_indices
 from tasks.manifest_store import load_manifest
 from tasks.mlflow_erasure import erase_versions
+from tasks.notifying import describe_notifications
 from tasks.paper_report.cache import erase_report
 from tasks.planning import ForgetPlan, erase_plan
 from tasks.release import champion_composition, log_record, sign_record
 from tasks.request_images import images_folder
 from tasks.shard_training import plan_chain
 from tasks.suppression import erasure_hash, suppress_bands, suppression_hash
-from tasks.workers import active_pool
 from tasks.workspace import Workspace
 
 
@@ -49,7 +49,7 @@ def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures
     pairs = [erasure_hash(case.ws, hit.owner_key, hit.sample_id) for hit in plan.hits]
     Ledger(case.ws).suppress([*hashes, *pairs], utc_now())
     names = [suppression_hash(case.ws, hit.sample_id) for hit in plan.hits]
-    suppress_bands(case.ws, list(zip(names, plan.perceptual_bands, strict=False)))  # a plan of an earlier release has none
+    suppress_bands(case.ws, list(zip(names, plan.perceptual_bands, strict=False)), utc_now())  # a plan of an earlier release has none
     candidate = read_served(decided)
     kept = {serving[0]: serving[1], candidate.version: load_composition(case.ws, candidate.composition)}
     counts = erase_tainted(case.ws, plan, kept=kept, descriptions=descriptions, pictures=pictures)
@@ -94,8 +94,6 @@ def erase_tainted(
     counts["grids"] = erase_folder(ws.cache / "grids")
     counts["reports"] = erase_report(ws)
     counts["classifiers"] = erase_classifiers(ws)
-    if counts["classifiers"]:
-        active_pool().submit(train_classifier_of_today, ws).result()
     counts["sample_indices"] = erase_stale_indices(ws)
     counts["shard_descriptions"] = erase_descriptions_but(ws, list(descriptions))
     for composition in kept.values():
@@ -111,28 +109,22 @@ def close_request(case: Case) -> dict[str, Json]:
     if stored.answer is not None and stored.status not in OPEN:
         return dict(stored.answer)
     plan = kept_plan(case)
-    planned, stopped, removed, decided, purged = (_finished(case, step) for step in ("planned", "stopped", "removed", "decided", "purged"))
+    stopped, decided, purged = (_finished(case, step) for step in ("stopped", "decided", "purged"))
     is_promoted = decided["serving"] == decided["version"]
     status: Status = "needs_review" if not is_promoted else "held" if plan.held_samples else "completed"
     candidate = read_served(decided)
+    composition = load_composition(case.ws, candidate.composition)
     content = {
         "decision": "closed",
         "status": status,
         "request_digest": stored.digest,
-        "affected_shards": decided["shards_hit"],
-        "dvc_revision_before": planned["dvc_revision"],
-        "dvc_revision_after": removed["dvc_revision"],
-        "manifests_before": planned.get("manifests"),
-        "manifests_after": removed.get("manifests"),
-        "kept": _describe_kept(candidate.version, decided["serving"]),
-        "exemption": exemption_of(plan),
-        **describe_clock(case.ws, case.request_id, utc_now()),
-        "purged": purged["counts"],
+        **describe_deletion(case, candidate),
+        **describe_time(case),
+        "notifications": describe_notifications(
+            case.ws, case.request_id, status, utc_now(), num_erased=len(plan.hits), is_forgotten=not plan.held_samples
+        ),
         "absence": "every store was listed again after the erasure and held none of the erased objects",
-        "suppressed_samples": purged["suppressed"],
-        "suppression_commitment": purged["suppression"],
     }
-    composition = load_composition(case.ws, candidate.composition)
     record = sign_record(
         case.ws, "closing", composition, version=candidate.version, step_key=case.step_key("close"), now=utc_now(), content=content
     )
@@ -144,6 +136,7 @@ def close_request(case: Case) -> dict[str, Json]:
         "status": status,
         "stop_seconds": stopped["seconds"],
         "total_seconds": (utc_now() - stored.received_at).total_seconds(),
+        **measured(case),
         "stopped_version": stopped["version"],
         "model_version": decided["serving"],
         "candidate_version": candidate.version,
@@ -161,19 +154,6 @@ def close_request(case: Case) -> dict[str, Json]:
         erase_folder(images_folder(case.ws, case.request_id))
         ledger.forget_content(case.request_id)
     return answer
-
-
-def _describe_kept(candidate: int, serving: Json) -> list[Json]:
-    """What holds a trace of the request and wasn't erased, and why."""
-    kept: list[Json] = [
-        {"what": f"model version {version}", "why": "composed of adapters that never saw the data"}
-        for version in sorted({candidate, int(str(serving))})
-    ]
-    return [
-        *kept,
-        {"what": "signed records and ledger events", "why": "evidence of the erasure; they hold digests, keyed hashes and counts"},
-        {"what": "keyed hashes of the erased samples", "why": "so that the data is refused when it is offered again"},
-    ]
 
 
 def _finished(case: Case, step: str) -> Mapping[str, Json]:

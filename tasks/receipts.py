@@ -12,10 +12,12 @@ from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import StateError, VerificationError
 from cdm_core.evidence import build_statement, cosign_envelope
-from cdm_core.receipts import RECEIPT_EVENT, RECEIPT_PREDICATE, build_receipt, envelope_digest, seal_timestamp
+from cdm_core.key_registry import RECORDER_ROLE
+from cdm_core.receipts import RECEIPT_EVENT, RECEIPT_PREDICATE, build_receipt, describe_acts, envelope_digest, seal_timestamp
 from cdm_core.signed_note import verify_checkpoint
 from cdm_core.trusted_keys import build_key_list
 from tasks.clock import utc_now
+from tasks.judging import current_registry, find_approvals, find_request_acts
 from tasks.keys import load_private_signer, load_record_keys, workspace_signer
 from tasks.ledger import CLOSED, Ledger, StoredRequest
 from tasks.records import verify_record
@@ -39,7 +41,8 @@ def make_receipt(ws: Workspace, request_id: str, second_key: Path | None) -> byt
     if stored.answer is None or stored.status not in (*CLOSED, "needs_review"):
         raise StateError(f"{request_id}: is not closed; its status is {stored.status}")
     records = _records_of(ws, stored.answer)
-    payload = build_statement(_subjects(stored, records), RECEIPT_PREDICATE, _describe(stored, records))
+    signed = describe_acts(find_request_acts(ledger, request_id), find_approvals(ledger, request_id))
+    payload = build_statement(_subjects(stored, records), RECEIPT_PREDICATE, {**_describe(stored, records), **signed})
     signers: list[CryptoSigner] = [workspace_signer(ws)]
     if second_key is not None:
         signers.append(load_private_signer(second_key))
@@ -52,9 +55,13 @@ def make_receipt(ws: Workspace, request_id: str, second_key: Path | None) -> byt
 
 
 def export_keys(ws: Workspace) -> bytes:
-    """The key list that a stranger needs: the workspace's public keys, and the time-stamp authority if there is one."""
-    keys = load_record_keys(ws.keys)
-    return build_key_list([(f"workspace {key.keyid[:16]}", key) for key in keys], load_authorities(ws))
+    """The key list that a stranger needs: the workspace's public keys, the time-stamp authority if there is one, and who signs what else.
+
+    Those stand in it by keyid, role and validity as they are now; issuers' and approvers' names stay in the registry.
+    """
+    named = [(f"workspace {key.keyid[:16]}", key) for key in load_record_keys(ws.keys)]
+    parties = [party for party in current_registry(ws).parties.values() if RECORDER_ROLE not in party.roles]
+    return build_key_list(named, load_authorities(ws), parties=parties)
 
 
 def _stamp(ws: Workspace, checkpoint: bytes) -> tuple[bytes, bytes] | None:

@@ -57,6 +57,7 @@ class VerifiedRecord:
 
     valid: Literal[True] = True
     keyid: str
+    digest: Digest
     subject: Sequence[Json]
     statement: Mapping[str, Json]
     num_chained: int
@@ -125,6 +126,26 @@ def check_logged(ws: Workspace, ledger: Ledger) -> int:
     return len(events)
 
 
+def read_predicate(ws: Workspace, name: str) -> Mapping[str, Json]:
+    """What a record of the workspace says, its signature checked.
+
+    Raises:
+        InvalidInputError: there is no such record.
+        VerificationError: the workspace didn't sign it.
+    """
+    return verify_envelope(_read_file(ws.records / name), load_record_keys(ws.keys)).predicate
+
+
+def verify_all_records(ws: Workspace) -> dict[Digest, VerifiedStatement]:
+    """Every record's statement by the digest of its bytes, after signatures and chain were checked.
+
+    Raises:
+        VerificationError: the records don't hold.
+    """
+    records = load_records(ws)
+    return {sha256_digest(content): statement for content, statement in zip(records, _verify_own_chain(ws, records), strict=True)}
+
+
 def load_records(ws: Workspace) -> list[bytes]:
     """The bytes of all records, oldest first."""
     return [path.read_bytes() for path in list_records(ws.records)]
@@ -151,6 +172,7 @@ def verify_record(path: Path, keys: Sequence[Key] | None = None) -> VerifiedReco
     assert isinstance(subject, Sequence)  # verified with the statement
     return VerifiedRecord(
         keyid=statement.keyid,
+        digest=record.digest,
         subject=subject,
         statement=statement.statement,
         num_chained=record.num_chained,

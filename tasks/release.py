@@ -23,6 +23,7 @@ from tasks.ledger import Ledger
 from tasks.model_registry import Purpose, champion, register_composition
 from tasks.promotion import promote
 from tasks.records import append_record
+from tasks.traces import NO_TRACES, Traces
 from tasks.tracking import client
 from tasks.workspace import Workspace
 
@@ -70,7 +71,13 @@ def sign_record(
 
 
 def log_release(
-    ws: Workspace, run_id: str, summary: AuditSummary, gate: GateResult, grids: Mapping[str, Picture], records: Sequence[Path]
+    ws: Workspace,
+    run_id: str,
+    summary: AuditSummary,
+    gate: GateResult,
+    grids: Mapping[str, Picture],
+    records: Sequence[Path],
+    traces: Traces = NO_TRACES,
 ) -> None:
     """Show a release in its MLflow run: note, tags, figures before and after, grids, the distance over versions, the records."""
     log_audit(
@@ -79,8 +86,13 @@ def log_release(
         note=build_note(summary),
         model_version=summary.model_version,
         tags={"verdict": summary.verdict, "kind": summary.kind},
-        metrics_before={FRECHET_DISTANCE: gate.fd_before},
-        metrics_after={FRECHET_DISTANCE: gate.fd_after, "standard_error": gate.standard_error, "upper_bound": gate.upper_bound},
+        metrics_before={FRECHET_DISTANCE: gate.fd_before, **traces.metrics_before},
+        metrics_after={
+            FRECHET_DISTANCE: gate.fd_after,
+            "standard_error": gate.standard_error,
+            "upper_bound": gate.upper_bound,
+            **traces.metrics_after,
+        },
         pictures=grids,
         records=records,
     )

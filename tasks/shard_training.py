@@ -7,9 +7,9 @@ one way to make an adapter.
 import time
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from peft import PeftModel
 
 from cdm_core.adapters import adapter_from_bytes, adapter_to_bytes, attach_adapter, initial_adapter
 from cdm_core.backbone import PixelBackbone, compute_backbone_digest, load_backbone
@@ -26,6 +26,9 @@ from tasks.manifest_store import load_manifest
 from tasks.packs import load_pictures
 from tasks.workers import report_progress
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,7 @@ def shared_backbone_digest() -> Digest:
 
 
 @cache
-def scratch_model(rank: int) -> tuple[PixelBackbone, PeftModel]:
+def scratch_model(rank: int) -> "tuple[PixelBackbone, PeftModel]":
     """The backbone with an adapter attached that is overwritten by whoever trains, made once a process."""
     backbone = shared_backbone()
     return backbone, attach_adapter(backbone, rank)

@@ -2,26 +2,27 @@
 
 It holds keyed hashes, of three kinds. Of a sample id: the same picture is refused from anyone. Of an owner key and a sample id: a manifest
 that lists this very sample again, after a restore from a backup say, is found without any picture. Of the bands of a perceptual hash
-(`cdm_core.perceptual_hash`): a picture that agrees in `suppressed_bands` of 8 bands with one that was erased is refused as its near copy.
+(`cdm_core.perceptual_hash`): a picture of which a variant, shifted by up to two pixels or mirrored, agrees in `suppressed_bands` of 8 bands
+with one that was erased is refused as its near copy. How often that finds copies, and how often it hits other pictures, is measured by
+`tests/tasks/test_suppression_rates.py` and stands in SECURITY.md.
 With the workspace's secret a sample can be tested against the list; the list alone gives no sample back.
 
-The bands lie in a SQLite file of their own beside the ledger: they are matched by number, entry for entry, and the ledger's list by value.
+The bands lie in a file of their own (`tasks.suppressed_bands`).
 """
 
-import sqlite3
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+import numpy as np
 
 from cdm_core.digests import keyed_hash
 from cdm_core.errors import StateError
-from cdm_core.perceptual_hash import PerceptualHash, compute_bands
+from cdm_core.perceptual_hash import PerceptualHash, compute_bands, compute_variant_hashes
 from tasks.keys import owner_secret
 from tasks.ledger import Ledger
 from tasks.manifest_store import load_manifest
+from tasks.suppressed_bands import add_bands, find_bands, path_of
 from tasks.workspace import Workspace
-
-_TABLE = "CREATE TABLE IF NOT EXISTS bands (entry TEXT NOT NULL, hmac TEXT NOT NULL, PRIMARY KEY (hmac, entry)) STRICT, WITHOUT ROWID"
 
 
 def suppression_hash(ws: Workspace, sample_id: str) -> str:
@@ -39,20 +40,19 @@ def perceptual_bands(ws: Workspace, value: int | None) -> tuple[str, ...]:
     return () if value is None else tuple(compute_bands(owner_secret(ws), PerceptualHash(value)))
 
 
-def suppress_bands(ws: Workspace, entries: Collection[tuple[str, Sequence[str]]]) -> None:
+def suppress_bands(ws: Workspace, entries: Collection[tuple[str, Sequence[str]]], now: datetime) -> None:
     """Add (suppression hash, bands) of erased samples."""
-    with _connect(ws) as connection, connection:
-        connection.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", [(name, band) for name, bands in entries for band in bands])
+    add_bands(ws, entries, now)
 
 
-def is_near_suppressed(ws: Workspace, value: int | None) -> bool:
-    """Whether a picture's hash agrees in enough bands with one that was erased."""
-    bands = perceptual_bands(ws, value)
-    if not bands or not _path(ws).is_file():
+def is_near_suppressed(ws: Workspace, picture: np.ndarray, enough: int | None = None) -> bool:
+    """Whether a variant of uint8 [3, 32, 32] agrees in enough bands with one picture that was erased; None for the workspace's number."""
+    if not path_of(ws).is_file():
         return False
-    query = f"SELECT 1 FROM bands WHERE hmac IN ({','.join('?' * len(bands))}) GROUP BY entry HAVING COUNT(*) >= ? LIMIT 1"
-    with _connect(ws) as connection:
-        return connection.execute(query, (*bands, ws.settings().duplicates.suppressed_bands)).fetchone() is not None
+    variants = [set(perceptual_bands(ws, value)) for value in compute_variant_hashes(picture)]
+    listed = find_bands(ws, set().union(*variants))
+    enough = ws.settings().duplicates.suppressed_bands if enough is None else enough
+    return any(len(bands & variant) >= enough for bands in listed.values() if len(bands) >= enough for variant in variants)
 
 
 def refuse_resurrected(ws: Workspace) -> None:
@@ -70,19 +70,3 @@ def refuse_resurrected(ws: Workspace) -> None:
                 f"shard {shard}: {len(found)} of {len(manifest)} samples were erased on request and are back, from a backup perhaps; "
                 f"restore the data revision that followed the erasure"
             )
-
-
-@contextmanager
-def _connect(ws: Workspace) -> Iterator[sqlite3.Connection]:
-    path = _path(ws)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with closing(sqlite3.connect(path, timeout=30.0)) as connection:
-            connection.execute(_TABLE)
-            yield connection
-    except sqlite3.DatabaseError as error:
-        raise StateError(f"{path}: can't be read or written: {error}") from error
-
-
-def _path(ws: Workspace) -> Path:
-    return ws.ledger / "suppressed-bands.sqlite"

@@ -1,7 +1,8 @@
 """Making a workspace: owners' keys, shards, packs and manifests from named pictures, and the first revision of its data.
 
 Everything is made in a folder of its own inside the new workspace and moved up when it is complete, `params.yaml` last, since that is
-what makes a folder a workspace. Keys may be there before: the owner-key secret is needed to begin.
+what makes a folder a workspace. Keys may be there before: the owner-key secret is needed to begin. A ledger may be there too, of a
+workspace that is to be made anew: what it says was erased on request is left out, from whomever it comes, as `lethe learn` refuses it.
 """
 
 import re
@@ -19,11 +20,13 @@ from cdm_core.settings import parse_settings
 from cdm_core.tiers import resample_epochs
 from tasks.data_versions import Revision, commit_data, init_repository
 from tasks.files import write_atomically
+from tasks.ledger import Ledger
 from tasks.manifest_store import save_manifest
 from tasks.packs import Sample, write_pack
-from tasks.pictures import SourcePicture
+from tasks.pictures import SourcePicture, decode_picture
 from tasks.samples import manifest_rows, pack_name, unique_samples
 from tasks.shipped import shipped_file
+from tasks.suppression import is_near_suppressed, suppression_hash
 from tasks.workspace import Workspace
 
 _UNFINISHED = ".init.partial"
@@ -46,6 +49,8 @@ class InitSummary:
     owners: int
     shards: tuple[ShardSummary, ...]
     dvc_revision: Revision
+    suppressed: int = 0
+    """Pictures that were left out since they were erased on request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ class _Owner:
 
 
 def check_directory(directory: Path) -> None:
-    """Return if a workspace can be made at `directory`: it is absent, empty, or holds nothing but a workspace's keys.
+    """Return if a workspace can be made at `directory`: it is absent, empty, or holds nothing but a workspace's keys and ledger.
 
     Raises:
         StateError: it is a workspace already.
@@ -68,7 +73,7 @@ def check_directory(directory: Path) -> None:
     if (directory / "params.yaml").exists():
         raise StateError(f"{directory}: is a workspace already")
     others = {path.relative_to(directory) for path in [*directory.glob("*"), *directory.glob(".lethe/*")]}
-    others -= {Path(".lethe"), Path(".lethe/keys"), Path(_UNFINISHED)}
+    others -= {Path(".lethe"), Path(".lethe/keys"), Path(".lethe/ledger"), Path(_UNFINISHED)}
     if others:
         raise InvalidInputError(f"{directory}: is not empty, {min(others)} is there; give a new folder")
 
@@ -104,7 +109,8 @@ def create_workspace(
     shutil.rmtree(unfinished.root, ignore_errors=True)
     try:
         unfinished.root.mkdir(parents=True)
-        summary = _fill(unfinished, directory.resolve(), partition, _group_by_owner(pictures, secret, partition), progress)
+        owners, suppressed = _leave_out_suppressed(Workspace(directory.resolve()), _group_by_owner(pictures, secret, partition))
+        summary = replace(_fill(unfinished, directory.resolve(), partition, owners, progress), suppressed=suppressed)
         _publish(unfinished.root, directory)
     except BaseException:
         shutil.rmtree(unfinished.root, ignore_errors=True)
@@ -127,6 +133,26 @@ def _group_by_owner(pictures: Iterable[SourcePicture], secret: bytes, partition:
         shard, stage = assign(key, tier, partition)
         owners.append(_Owner(key=key, shard=shard, stage=stage, samples=unique_samples(samples[owner_id])))
     return owners
+
+
+def _leave_out_suppressed(home: Workspace, owners: list[_Owner]) -> tuple[list[_Owner], int]:
+    """The owners without what the ledger at home says may not come back, and how many pictures that were."""
+    if not (home.ledger / "ledger.sqlite").is_file():
+        return owners, 0
+    ledger = Ledger(home)
+    enough = parse_settings(shipped_file("params.yaml").read_bytes(), "params.yaml").duplicates.suppressed_bands
+    hashes = {suppression_hash(home, sample.sample_id): sample.sample_id for owner in owners for sample in owner.samples}
+    exact = {hashes[found] for found in ledger.is_suppressed(list(hashes))}
+    left = []
+    for owner in owners:
+        kept = [
+            sample
+            for sample in owner.samples
+            if sample.sample_id not in exact and not is_near_suppressed(home, decode_picture(sample.png), enough)
+        ]
+        left.append(replace(owner, samples=kept))
+    num_left_out = sum(len(owner.samples) for owner in owners) - sum(len(owner.samples) for owner in left)
+    return [owner for owner in left if owner.samples], num_left_out
 
 
 def _fill(ws: Workspace, home: Path, partition: Partition, owners: list[_Owner], progress: Callable[[int, int], None]) -> InitSummary:

@@ -5,11 +5,15 @@ BLAS and OpenMP read their variables when they load, so these are set before any
 
 import sys
 
+import hypothesis
 import pytest
 
 from flows.environment import configure_libraries
 
 configure_libraries()
+# How long an example takes depends on what else the machine does; a test that hangs meets pytest's own limit.
+hypothesis.settings.register_profile("lethe", deadline=None)
+hypothesis.settings.load_profile("lethe")
 
 
 @pytest.fixture(autouse=True)

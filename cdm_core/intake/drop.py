@@ -6,8 +6,11 @@ stated size and no further. A name that leads anywhere, a folder, an encrypted m
 The list type stands in the member's name (`…_Email.csv`, `…_Phone_….csv`); the hash alone says nothing of it. Removed identifiers come in
 a CSV of their own, whose rows take their ids out of the request.
 
-One file is one request, since one download is answered by one upload. It has no id; its digest gives one. Status 4 is for identifiers that
-several owners share: nothing is deleted by them. Status 5 is also the answer to a list type that the identity table doesn't know.
+One file is one request, since one download is answered by one upload. It has no id; its digest gives one. Status 2 says that all samples of
+a matched owner are held; where only some are, the rest was deleted, which is what status 3 means ("non-exempt personal information was
+deleted"). Status 4 is for identifiers that several owners share: nothing is deleted by them. Status 5 is also the answer to a list type
+that the identity table doesn't know. When a hold ends its samples are deleted, and the answer changes from 2 to 3: DROP takes that as an
+amending upload.
 
 Reference: https://privacy.ca.gov/drop-for-data-brokers/technical-specifications/
 """
@@ -19,13 +22,13 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from cdm_core.digests import sha256_digest
 from cdm_core.documents import decode_text
 from cdm_core.errors import InvalidInputError, RequestRefusedError
-from cdm_core.intake.case_status import CaseStatus
+from cdm_core.intake.case_status import CaseStatus, Outcome
 from cdm_core.intake.encodings import decode_base64
 from cdm_core.requests import DeletionRequest, Identifier
 
@@ -35,7 +38,8 @@ MAX_UNPACKED_BYTES = 60_000_000
 MAX_RATIO = 50
 """Base64 of hashes shrinks by a quarter; ids by a little more."""
 
-STATUS_OF = {"exempted": 2, "matched": 3, "shared": 4, "not_found": 5}
+STATUS_OF: Mapping[Outcome, int] = {"exempted": 2, "partly_held": 3, "matched": 3, "shared": 4, "not_found": 5}
+_DELETED = ("matched", "partly_held")
 
 _LISTS = {
     "email": "email",
@@ -86,7 +90,7 @@ def parse_drop(content: bytes, source: str, *, issuer: str, received_at: datetim
 
 
 def answer_drop(case: CaseStatus) -> str:
-    """The upload: one line for each work item, once the request is closed.
+    """The upload: one line for each work item, once the request is closed, or waits for a hold to end.
 
     Raises:
         InvalidInputError: it is still open, so that no status can be given.
@@ -97,8 +101,7 @@ def answer_drop(case: CaseStatus) -> str:
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(("ID", "Status"))
     for work_item, outcome in sorted(case.outcomes.items()):
-        is_done = case.status == "completed" or outcome != "matched"
-        if not is_done:
+        if outcome in _DELETED and not (case.is_closed or case.progress == "done"):
             raise InvalidInputError(
                 f"{case.ledger_id}: ended as {case.status}; what was found was not deleted, and DROP has no status for it"
             )

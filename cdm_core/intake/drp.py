@@ -106,6 +106,7 @@ def parse_drp(message: bytes, source: str) -> DrpMessage:
         captions_like=None,
         reason=None,
         identifiers=tuple(identifiers),
+        callbacks=() if parsed.status_callback is None else (parsed.status_callback,),
     )
     return DrpMessage(request=request, business=parsed.business_id, issued_at=parsed.issued_at, expires_at=parsed.expires_at)
 
@@ -127,7 +128,7 @@ def check_drp(message: DrpMessage, *, agent: str, business: str, now: datetime, 
 
 
 def answer_drp(case: CaseStatus) -> dict[str, Json]:
-    """The exercise-status object."""
+    """The exercise-status object. `user_verification_url` and `expires_at` never stand in it: nobody is asked to verify here."""
     document: dict[str, Json] = {
         "request_id": case.ledger_id,
         "received_at": format_time(case.received_at),
@@ -136,13 +137,14 @@ def answer_drp(case: CaseStatus) -> dict[str, Json]:
     }
     if case.request_id is not None:
         document["agent_request_id"] = case.request_id
-    if case.is_open:
-        return document | {"status": "in_progress"}
-    if case.status == "completed":
-        return document | {"status": "fulfilled"}
-    if case.reason == "expired":
-        return document | {"status": "expired"}
-    return document | {"status": "denied", "reason": drp_reason(case.reason or "other")}
+    match case.progress:
+        case "done":
+            return document | {"status": "fulfilled"}
+        case "refused" if case.reason == "expired":
+            return document | {"status": "expired"}
+        case "refused":
+            return document | {"status": "denied", "reason": drp_reason(case.reason or "other")}
+    return document | {"status": "in_progress"}
 
 
 def drp_reason(reason: str) -> str:
@@ -154,12 +156,23 @@ def drp_reason(reason: str) -> str:
             return "claim_not_covered"
         case "unverified_identity" | "ambiguous_identity":
             return "insuf_verification"
-        case "bad_signature_encoding" | "unknown_issuer" | "issuer_mismatch" | "request_id_reused":
+        case "bad_signature_encoding" | "unknown_issuer" | "key_not_valid" | "issuer_mismatch" | "request_id_reused" | "replayed":
             return "suspected_fraud"
     return "other"
 
 
 def _details(case: CaseStatus) -> str:
-    if case.is_open:
-        return "the data is being removed from the model" if case.status != "received" else "received, not planned yet"
-    return "the data was removed from the model and erased" if case.status == "completed" else "see reason"
+    words = {
+        "received": "received, not planned yet",
+        "under_way": "the data is being removed from the model",
+        "failed": "the removal was cut short and will be tried again",
+        "held": "what is not exempt was removed from the model and erased" if case.is_closed else "all of the data is exempt for now",
+        "done": "the data was removed from the model and erased",
+        "refused": "see reason",
+    }
+    details = [words[case.progress]]
+    if case.progress == "held":
+        details += [f"exempt until {format_time(hold.until)}: {hold.ground.replace('_', ' ')}" for hold in case.holds]
+    if case.extension is not None:
+        details.append(f"the period was extended: {case.extension}")
+    return "; ".join(details)

@@ -85,12 +85,19 @@ def _build(entry: _Entry, own_id: str, issuer: str, source: str) -> DeletionRequ
 
 def answer_fides(case: CaseStatus) -> dict[str, Json]:
     """A privacy request as fides lists it."""
-    status = {"received": "pending", "completed": "complete", "refused": "denied", "rejected": "denied", "failed": "error"}
+    words = {
+        "received": "pending",
+        "under_way": "in_processing",
+        "held": "paused",
+        "failed": "error",
+        "done": "complete",
+        "refused": "denied",
+    }
     return {
         "id": case.ledger_id,
         "external_id": case.request_id,
         "created_at": format_time(case.received_at),
         "due_date": format_time(case.expected_by),
-        "status": status.get(case.status, "in_processing"),
+        "status": words[case.progress],
         "reason": case.reason,
     }

@@ -177,9 +177,9 @@ def check_iab(tokens: IabTokens, *, requester: str, first_party: str, now: datet
 def iab_result_code(reason: str) -> int:
     """The acknowledgement's `raResultCode`; 0 is success."""
     match reason:
-        case "unknown_issuer" | "issuer_mismatch" | "unsigned":
+        case "unknown_issuer" | "key_not_valid" | "issuer_mismatch" | "unsigned":
             return 2
-        case "invalid_token" | "bad_signature_encoding" | "request_id_reused":
+        case "invalid_token" | "bad_signature_encoding" | "request_id_reused" | "replayed":
             return 3
         case "issued_in_future" | "expired" | "bad_order":
             return 6

@@ -89,33 +89,33 @@ def parse_opendsr(content: bytes, source: str, *, issuer: str, business: str) ->
         captions_like=None,
         reason=None,
         identifiers=tuple(sorted(identifiers)),
+        callbacks=tuple(parsed.status_callback_urls),
     )
     return [request], [] if parsed.regulation else [NO_REGULATION]
 
 
 def answer_opendsr(case: CaseStatus) -> dict[str, Json]:
-    """The status document, with the receipt's own fields while the body is kept."""
-    status = {"received": "pending", "completed": "completed", "refused": "cancelled", "rejected": "cancelled"}.get(
-        case.status, "in_progress"
-    )
+    """The status document, with the receipt's own fields while the body is kept, and how many samples were erased once they were."""
+    words = {"received": "pending", "done": "completed", "refused": "cancelled"}
     document: dict[str, Json] = {
         "controller_id": case.issuer,
         "expected_completion_time": format_time(case.expected_by),
         "received_time": format_time(case.received_at),
         "subject_request_id": case.request_id,
-        "request_status": status,
+        "request_status": words.get(case.progress, "in_progress"),
         "api_version": "2.0",
     }
     if case.content is not None:
         document["encoded_request"] = base64.b64encode(case.content).decode()
+    if case.num_erased is not None and case.progress == "done":
+        document["results_count"] = case.num_erased
     return document
 
 
 def opendsr_reason(reason: str) -> str:
     """The `reason` in the error object of a refusal, which has HTTP status 400 throughout."""
-    return {"unsigned": "Unauthorized", "unknown_issuer": "Unauthorized", "bad_signature_encoding": "Unauthorized"}.get(
-        reason, "IllegalArgumentException"
-    )
+    is_signature = reason in ("unsigned", "unknown_issuer", "key_not_valid", "bad_signature_encoding")
+    return "Unauthorized" if is_signature else "IllegalArgumentException"
 
 
 def check_opendsr_time(request: DeletionRequest, now: datetime) -> None:

@@ -1,7 +1,8 @@
 """The order in which a request file is judged, whatever its form.
 
-1. Its form, from its first bytes. 2. The signature, over bytes: beside the file (own, OpenDSR, fides, DROP) or in it (DRP, IAB). 3. Strict
-parsing. 4. Policy: the stated sender is the one who signed, the request is for us, and its times fit the recorded time of receipt.
+1. Its form, from its first bytes. 2. The signature, over bytes: beside the file (own, OpenDSR, fides, DROP) or in it (DRP, IAB), by a key
+that counted at the recorded time of receipt; IAB's has two signers, and so two keys. 3. Strict parsing. 4. Policy: the stated sender is the
+one who signed, the request is for us, and its times fit the recorded time of receipt.
 
 A refusal says its reason in our words (`reason`) and, for a foreign form, in the sender's at the end of its message.
 """
@@ -35,10 +36,14 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A file whose requests are to be carried out; `notes` say what had to be tolerated or assumed."""
+    """A file whose requests are to be carried out; `notes` say what had to be tolerated or assumed.
+
+    `first_party` is the second who signed, of IAB's identity token.
+    """
 
     format: Format
     signer: SenderKey
+    first_party: SenderKey | None = None
     requests: tuple[DeletionRequest, ...]
     notes: tuple[str, ...]
 
@@ -97,7 +102,7 @@ def verify_detached(parcel: Parcel, keys: Sequence[SenderKey]) -> SenderKey:
     """Whose signature stands beside the file.
 
     Raises:
-        RequestRefusedError: `unsigned`, `bad_signature_encoding` or `unknown_issuer`.
+        RequestRefusedError: `unsigned`, `bad_signature_encoding`, `unknown_issuer` or `key_not_valid`.
     """
     if parcel.signature is None:
         raise RequestRefusedError("the request is not signed; a signature stands beside it in a .sig file", reason="unsigned")
@@ -105,12 +110,12 @@ def verify_detached(parcel: Parcel, keys: Sequence[SenderKey]) -> SenderKey:
         signature = decode_base64(parcel.signature)
     except InvalidInputError as error:
         raise RequestRefusedError(f"the signature is {error}", reason="bad_signature_encoding") from error
-    if len(signature) < 64:  # RSA's and ECDSA's are longer
+    if len(signature) < 64:  # RSA's are longer, and so are ECDSA's but for one in billions
         raise RequestRefusedError(f"the signature has {len(signature)} bytes, an Ed25519 signature has 64", reason="bad_signature_encoding")
     signer = find_signer(signature, parcel.content, keys)
     if signer is None:
         raise RequestRefusedError("the signature fits no registered issuer, or the file was changed after signing", reason="unknown_issuer")
-    return signer
+    return _require_valid(signer)
 
 
 def describe_refusal(form: Format, reason: str) -> str | None:
@@ -134,6 +139,7 @@ def _judge_drp(parcel: Parcel, keys: Sequence[SenderKey], business: str, now: da
     signer = find_signer(signature, message, keys)
     if signer is None:
         raise RequestRefusedError(f"{parcel.file_name}: the signature fits no registered agent", reason="unknown_issuer")
+    _require_valid(signer)
     parsed = parse_drp(message, parcel.file_name)
     check_drp(parsed, agent=signer.issuer, business=business, now=now, source=parcel.file_name)
     return Accepted(format="drp", signer=signer, requests=(parsed.request,), notes=())
@@ -141,11 +147,17 @@ def _judge_drp(parcel: Parcel, keys: Sequence[SenderKey], business: str, now: da
 
 def _judge_iab(parcel: Parcel, keys: Sequence[SenderKey], now: datetime) -> Accepted:
     source = parcel.file_name
-    signer = verify_token(parcel.content, keys, source)
-    first_party = verify_token(read_identity_token(parcel.content, source), keys, f"{source}: idJWT")
+    signer = _require_valid(verify_token(parcel.content, keys, source))
+    first_party = _require_valid(verify_token(read_identity_token(parcel.content, source), keys, f"{source}: idJWT"), "idJWT: ")
     tokens, notes = parse_iab(parcel.content, source)
     check_iab(tokens, requester=signer.issuer, first_party=first_party.issuer, now=now, source=source)
-    return Accepted(format="iab", signer=signer, requests=(tokens.request,), notes=tuple(notes))
+    return Accepted(format="iab", signer=signer, first_party=first_party, requests=(tokens.request,), notes=tuple(notes))
+
+
+def _require_valid(key: SenderKey, where: str = "") -> SenderKey:
+    if key.problem is not None:
+        raise RequestRefusedError(f"{where}the key that signed, {key.keyid[:12]}, {key.problem}", reason="key_not_valid")
+    return key
 
 
 def _check_senders(requests: Sequence[DeletionRequest], signer: str, form: Format, now: datetime) -> None:

@@ -57,6 +57,8 @@ def test_bayes_weights_match_the_exact_posteriors() -> None:
     mixer = Bayes(priors=CountPriors(experts=experts_of(COUNTS)))
     walk(build_sampler("ddpm", 500), mixer, evaluate_each(PARTS), start_of(num, 2), condition_of(num), 3, on_weights=look)
     assert max(errors) < 0.03
+    # The priors alone, which is what the weights start from, are far from the posteriors at the end.
+    assert float((PRIORS - ended[0]).abs().sum(dim=1).mean() / 2) > 0.3
     assert float((ended[0].mean(dim=0) - PRIORS).abs().sum() / 2) < 0.08  # 300 pictures: three standard errors
 
 
@@ -84,3 +86,8 @@ def test_one_shard_per_image_keeps_the_shards_shares() -> None:
     # What was made says by itself which shard made it: the exact posterior at t = 0.
     posterior = ExactWeights(parts=PARTS, priors=PRIORS).log_weights(made, 0.0).exp()
     assert float((posterior.mean(dim=0) - PRIORS).abs().sum() / 2) <= 0.03
+    # Alike for all shards, as a sampler that ignores the counts would draw, it is far outside, so the test can fail.
+    alike = ShardPerImage(experts=experts_of((1, 1, 1)))
+    made = walk(build_sampler("euler", 40), alike, evaluate_each(PARTS), start_of(num, 2), condition_of(num), 3)
+    posterior = ExactWeights(parts=PARTS, priors=PRIORS).log_weights(made, 0.0).exp()
+    assert float((posterior.mean(dim=0) - PRIORS).abs().sum() / 2) > 0.1

@@ -142,5 +142,5 @@ def test_knn_needs_centroids_and_clip(has_clip: bool) -> None:
     files = {0: b"centroids"}
     composed = make_composition(backbone, {0: 3}, "knn", centroids=None if has_clip else files)
     other: Backbone = backbone if has_clip else OtherBackbone()  # type: ignore[assignment]  # one without CLIP
-    with pytest.raises(ValueError, match="knn needs a backbone with CLIP and the centroids of every expert"):
+    with pytest.raises(ValueError, match="knn and CLIP priors need a backbone with CLIP and the centroids of every expert"):
         build_mixer(composed, other, {sha256_digest(b"centroids"): torch.zeros(1, 128)})

@@ -1,6 +1,13 @@
 import numpy as np
 
-from cdm_core.perceptual_hash import NUM_BANDS, PerceptualHash, compute_bands, compute_perceptual_hash, count_differing_bits
+from cdm_core.perceptual_hash import (
+    NUM_BANDS,
+    PerceptualHash,
+    compute_bands,
+    compute_perceptual_hash,
+    compute_variant_hashes,
+    count_differing_bits,
+)
 
 SECRET = bytes(range(32))
 
@@ -36,3 +43,13 @@ def test_hashes_agree_in_all_bands_but_those_that_differ() -> None:
         changed = compute_bands(SECRET, PerceptualHash(value ^ (1 << bit)))
         assert sum(one == other for one, other in zip(bands, changed, strict=True)) == NUM_BANDS - 1
     assert not set(bands) & set(compute_bands(SECRET[::-1], value))
+
+
+def test_variants_undo_a_shift_and_a_mirror() -> None:
+    for seed in range(5):
+        wide = np.pad(drawing(seed)[:, :24, :24], ((0, 0), (6, 6), (6, 6)), constant_values=255)  # a margin, so that nothing is lost
+        value = compute_perceptual_hash(wide[:, 2:34, 2:34])
+        for changed in (wide[:, 0:32, 2:34], wide[:, 3:35, 1:33], wide[:, 2:34, 2:34][:, :, ::-1], wide[:, 4:36, 4:36]):
+            closest = min(count_differing_bits(value, variant) for variant in compute_variant_hashes(changed))  # type: ignore[arg-type]
+            assert closest <= 6
+    assert compute_variant_hashes(np.full((3, 32, 32), 200, dtype=np.uint8)) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from built_workspace import Built, Forgotten, copy_workspace, generate_cells
-from tiny_workspace import lethe, make_workspace, owners_of, signed_request
+from tiny_workspace import lethe, make_workspace, owners_of, set_parameters, signed_request
 from workspace_snapshot import read_adapters
 
 from tasks.workspace import Workspace
@@ -39,6 +39,7 @@ def forgotten(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Forgott
     """What forgot an owner who was in the last stage of shard 0. Shared by all tests, so only to be read."""
     folder = tmp_path_factory.mktemp("forgotten")
     ws, owner = copy_workspace(built.ws, folder / "ws"), owners_of(0, 1)[0]
+    set_parameters(ws, membership_samples=4)
     before = {"pictures_before": generate_cells(ws, folder / "before.png"), "adapters_before": read_adapters(ws)}
     request = signed_request(ws, folder / "requests", owner_ids=[owner.owner_id])
     plan, answer = lethe(ws, "plan", request).document, lethe(ws, "submit", request).document

@@ -8,6 +8,11 @@ from built_workspace import Built
 from tiny_workspace import lethe, owners_of, signed_request
 from workspace_snapshot import grid_cells
 
+from cdm_core.digests import sha256_digest
+from cdm_core.evidence import verify_chain
+from tasks import forgetting
+from tasks.keys import workspace_key
+from tasks.records import load_records
 from tasks.workspace import Workspace
 
 
@@ -120,7 +125,43 @@ def test_a_deletion_trains_the_classifier_again(copied: Workspace, tmp_path: Pat
     assert len(before) == len(after) == 1
     assert set(before) & set(after) == set()
     assert answer["purged"]["classifiers"] == 1
+    assert recorded_classifiers(copied) == [sha256_digest(content) for content in after.values()]
     assert lethe(copied, "generate", "--num", "1", "--method", "classifier", "--out", tmp_path / "grid.png").code == 0
+
+
+@pytest.mark.slow
+def test_while_a_deletion_is_under_way_no_classifier_serves(copied: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "grid.png"
+    lethe(copied, "generate", "--num", "1", "--method", "classifier", "--out", out)
+    request = signed_request(copied, tmp_path / "requests", owner_ids=[owners_of(0, 1)[0].owner_id])
+    # Cut short when stopped, with the data still there; then with the data gone and all retrained, but nothing promoted.
+    for step in ("remove_samples", "commit_training"):
+        with monkeypatch.context() as patch:
+            patch.setattr(forgetting, step, cut_short)
+            with pytest.raises(PowerCut):
+                lethe(copied, "submit", request)
+        out.unlink(missing_ok=True)
+        told = lethe(copied, "generate", "--num", "1", "--method", "classifier", "--out", out)
+        assert (told.code, out.exists()) == (1, False)
+        assert "classifier: the model that serves is not of today's samples" in told.err
+    assert len(list((copied.cache / "classifiers").iterdir())) == 2  # the old one, named by samples that nobody asks for, and today's
+    assert lethe(copied, "submit", request).document["status"] == "completed"
+    (today,) = (copied.cache / "classifiers").iterdir()
+    assert recorded_classifiers(copied) == [sha256_digest(today.read_bytes())]
+
+
+class PowerCut(BaseException):
+    """Nothing catches it."""
+
+
+def cut_short(*arguments: object, **named: object) -> None:
+    raise PowerCut
+
+
+def recorded_classifiers(ws: Workspace) -> list[object]:
+    """What the decisions' records name."""
+    predicates = [statement.predicate for statement in verify_chain(load_records(ws), [workspace_key(ws)])]
+    return [predicate["classifier"] for predicate in predicates if "classifier" in predicate]
 
 
 def test_a_method_that_is_not_local_cannot_be_the_default(copied: Workspace) -> None:

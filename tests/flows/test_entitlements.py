@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from built_workspace import Built, copy_workspace
-from tiny_workspace import ISSUER, lethe, make_workspace
+from tiny_workspace import ISSUER, lethe, make_workspace, owners_of
 
 from cdm_core.composition import parse_composition
 from cdm_core.grants import Grant
@@ -41,7 +41,7 @@ def ruin_other_shard(ws: Workspace, *, delete: bool) -> None:
     serving = champion(ws)
     assert serving is not None
     composition = parse_composition(composition_of(ws, serving.version))
-    ruined = [adapters_of(ws, serving.version)[OTHER], ws.adapter(OTHER), centroid_files(ws, composition)[OTHER]]
+    ruined = [adapters_of(ws, serving.version)[OTHER], ws.adapter(OTHER), centroid_files(ws, composition)[OTHER], ws.manifest(OTHER)]
     for path in ruined:
         assert ws.root in path.parents
         content = path.read_bytes()
@@ -66,6 +66,35 @@ def test_pictures_are_those_of_a_workspace_without_the_other_shards(built: Built
         shutil.rmtree(without.root)
     # The canary: with the other shard it comes out otherwise.
     assert draw(built.ws, tmp_path / "whole.png", "--method", method)[1] != pixels
+
+
+EVERY_WAY = [
+    *[("--method", method) for method in ("shard_per_image", "knn", "average", "random", "bayes", "cp_delta")],
+    *[("--method", f"top_k:{method}") for method in ("shard_per_image", "knn", "average", "random", "bayes")],
+    *[("--prompt", "crimson thing 0", "--prior", prior) for prior in ("counts", "captions", "clip")],
+    ("--prompt", "crimson thing 0", "--prior", "clip", "--method", "knn"),
+]
+
+
+@pytest.mark.slow
+def test_pictures_are_those_of_a_workspace_that_never_had_the_other_owners(built: Built, tmp_path: Path) -> None:
+    """Really built without them, and asked without a grant."""
+    never = make_workspace(tmp_path / "never", without=owners_of(OTHER))
+    assert lethe(never, "build").document["model_version"] == 1
+    grant(built.ws, tmp_path / "grant.json")
+    for way in EVERY_WAY:
+        ran = lethe(built.ws, "generate", "--num", "3", "--out", tmp_path / "granted.png", "--entitlements", tmp_path / "grant.json", *way)
+        alone = lethe(never, "generate", "--num", "3", "--out", tmp_path / "never.png", *way)
+        assert ran.document["shards"] == alone.document["shards"] == [0, 2], way
+        assert (tmp_path / "granted.png").read_bytes() == (tmp_path / "never.png").read_bytes(), way
+
+
+@pytest.mark.parametrize("method", ["classifier", "top_k:classifier"])
+def test_the_classifier_saw_every_shard_so_a_grant_of_some_refuses_it(built: Built, tmp_path: Path, method: str) -> None:
+    grant(built.ws, tmp_path / "grant.json")
+    told = refused(built.ws, tmp_path / "no.png", "--entitlements", tmp_path / "grant.json", "--method", method)
+    assert told == "classifier: it has seen every shard, and this composition leaves one out or names none; use another method"
+    assert not (built.ws.cache / "classifiers").exists()
 
 
 def test_a_shard_may_be_chosen_within_the_grant_only(built: Built, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_serving_was_stopped_before_anything_was_retrained(forgotten: Forgotten)
         "promotion_committed",
         "stopped",
         "removed",
+        "retrained",
         "promotion_prepared",
         "promotion_committed",
         "decided",

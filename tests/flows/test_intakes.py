@@ -1,7 +1,6 @@
 """Foreign forms from end to end: submitted, carried out, answered in their own words; and what may not block a genuine request."""
 
 import base64
-import hashlib
 import io
 import json
 import zipfile
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tiny_workspace import DOMAIN, ISSUER, OWNERS, lethe, owners_of, signed_request, write_request
 from workspace_snapshot import flip_byte
 
+from cdm_core.intake.encodings import compute_drop_hash, standardise_phone
 from tasks.clock import utc_now
 from tasks.intake import headers_file
 from tasks.ledger import Ledger
@@ -24,12 +24,13 @@ from tasks.workspace import Workspace
 AGENT = "agent-7"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 EMAIL = "johndoe@example.com"
+PHONE = "+1(415)555-9317"
 PHONE_HASH = "vGM7y5n+hBXRSEAklhHDPCbysyNgYTmXdMcagGUOY8E="
 
 
 @pytest.fixture(scope="module")
 def ws(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A copy for this module, that knows an agent, and two owners as senders know them."""
+    """A copy for this module, that knows an agent, and an owner as senders know them."""
     folder = tmp_path_factory.mktemp("intakes")
     ws = copy_workspace(built.ws, folder / "ws")
     (folder / "agent.pem").write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -38,7 +39,6 @@ def ws(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         "added": 2,
         "given": 2,
     }
-    lethe(ws, "identities", "add", owners_of(2)[0].owner_id, "--phone", "+1 415 555 9317")
     return ws
 
 
@@ -85,7 +85,8 @@ def test_drp_from_the_message_to_fulfilled(ws: Workspace, tmp_path: Path) -> Non
     assert answer["status"] in ("completed", "needs_review")
     told = lethe(ws, "status", "foo", "--as", "drp").document
     assert told["agent_request_id"] == told["request_id"] == "foo"
-    assert told["status"] == ("fulfilled" if answer["status"] == "completed" else "in_progress")
+    assert told["status"] == "fulfilled"
+    assert told["expected_by"] == lethe(ws, "status", "foo").document["requests"][0]["due_at"].replace("+00:00", "Z")
     assert lethe(ws, "submit", path).document == answer
     assert answer["purged"]["identities"] > 0
     assert owner.key not in (ws.keys / "identities.json").read_text()
@@ -93,18 +94,54 @@ def test_drp_from_the_message_to_fulfilled(ws: Workspace, tmp_path: Path) -> Non
     assert ran.err == "lethe: foo: came as drp, so there is no answer as opendsr\n"
 
 
-def test_drop_from_the_archive_to_the_upload(ws: Workspace, tmp_path: Path) -> None:
+def drop_file(ws: Workspace, folder: Path, **phones: str) -> Path:
+    """A signed archive of phone numbers by their work items."""
+    rows = [f"{item.replace('_', '-')},{compute_drop_hash(standardise_phone(phone))}" for item, phone in phones.items()]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        nobody = base64.b64encode(hashlib.sha256(b"nobody").digest()).decode()
-        archive.writestr("20260801_42_Phone.csv", f"ID,Hash\nw-1,{PHONE_HASH}\nw-2,{nobody}\n")
-    path = signed(ws, tmp_path / "download.zip", buffer.getvalue())
+        archive.writestr("20260801_42_Phone.csv", "\n".join(["ID,Hash", *rows, ""]))
+    return signed(ws, folder / "download.zip", buffer.getvalue())
+
+
+def test_drop_from_the_archive_to_the_upload(built: Built, tmp_path: Path) -> None:
+    ws = copy_workspace(built.ws, tmp_path / "ws")
+    phones = {f"w_{number}": f"+1 415 555 000{number}" for number in range(1, 5)} | {"w_5": PHONE}
+    wholly, (partly, gone), shared = owners_of(1)[0], owners_of(2), owners_of(0)[:2]
+    for owner, item in [(wholly, "w_1"), (partly, "w_2"), *((owner, "w_3") for owner in shared), (gone, "w_5")]:
+        lethe(ws, "identities", "add", owner.owner_id, "--phone", phones[item])
+    until = ["--ground", "legal_claim", "--until", "2999-01-01"]
+    whole = lethe(ws, "hold", "add", "--owner", wholly.owner_id, *until).document["hold_id"]
+    part = lethe(ws, "hold", "add", "--sample", partly.sample_ids[0], *until).document["hold_id"]
+
+    only_held = lethe(ws, "submit", drop_file(ws, tmp_path, w_1=phones["w_1"], w_4=phones["w_4"])).document
+    assert only_held["status"] == "held"
+    assert json.loads(lethe(ws, "status", only_held["request_id"], "--as", "drop").out) == "ID,Status\nw-1,2\nw-4,5\n"
+
+    path = drop_file(ws, tmp_path, **phones)
+    with zipfile.ZipFile(path) as archive:
+        assert f"w-5,{PHONE_HASH}" in archive.read("20260801_42_Phone.csv").decode()
     answer = lethe(ws, "submit", path, "--format", "auto").document
     assert answer["request_id"].startswith("drop-")
-    if answer["status"] == "needs_review":
-        lethe(ws, "review", answer["request_id"], "--accept", "--reason", "seen")
-    upload = lethe(ws, "status", answer["request_id"], "--as", "drop")
-    assert json.loads(upload.out) == "ID,Status\nw-1,3\nw-2,5\n"
+    told = lethe(ws, "status", answer["request_id"], "--as", "drop")
+    assert (answer["status"], json.loads(told.out)) == ("held", "ID,Status\nw-1,2\nw-2,3\nw-3,4\nw-4,5\nw-5,3\n")
+    assert lethe(ws, "hold", "release", part).document["requeued"] == [answer["request_id"]]
+    assert "still received" in lethe(ws, "status", answer["request_id"], "--as", "drop").err
+    Ledger(ws).set_status(answer["request_id"], "held")  # as it is again when another hold has come meanwhile
+    assert json.loads(lethe(ws, "status", answer["request_id"], "--as", "drop").out) == json.loads(told.out)
+    assert set(lethe(ws, "hold", "release", whole).document["requeued"]) == {only_held["request_id"], answer["request_id"]}
+
+
+@pytest.mark.slow
+def test_drop_is_told_deleted_when_the_hold_has_ended(ws: Workspace, tmp_path: Path) -> None:
+    owner = owners_of(0)[2]
+    lethe(ws, "identities", "add", owner.owner_id, "--phone", "+1 415 555 0009")
+    hold = lethe(ws, "hold", "add", "--owner", owner.owner_id, "--ground", "research", "--until", "2999-01-01").document["hold_id"]
+    path = drop_file(ws, tmp_path, w_9="+1 415 555 0009")
+    request_id = lethe(ws, "submit", path).document["request_id"]
+    assert json.loads(lethe(ws, "status", request_id, "--as", "drop").out) == "ID,Status\nw-9,2\n"
+    lethe(ws, "hold", "release", hold)
+    lethe(ws, "submit", path)
+    assert json.loads(lethe(ws, "status", request_id, "--as", "drop").out) == "ID,Status\nw-9,3\n"
 
 
 def test_an_unknown_subject_is_refused_in_the_senders_words(ws: Workspace, tmp_path: Path) -> None:

@@ -1,14 +1,24 @@
 """Plans, approvals, holds and clocks, as a user meets them: in a built workspace, through the command line."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from built_workspace import Built, copy_workspace
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_workspace import DOMAIN, ISSUER, lethe, owners_of, set_parameters, signed_request
 from workspace_snapshot import event_kinds, files_with_digest
 
+from cdm_core.approvals import verify_approval
+from cdm_core.digests import sha256_digest
+from cdm_core.errors import RequestRefusedError, VerificationError
+from tasks.approving import approvals_folder, require_approvals
+from tasks.clock import utc_now
+from tasks.keys import load_registry
 from tasks.ledger import Ledger
 from tasks.workspace import Workspace
 
@@ -27,8 +37,8 @@ def make_key(ws: Workspace, folder: Path, name: str, *roles: str, seed: int) -> 
     return private
 
 
-def flipped(content: bytes, position: int) -> bytes:
-    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+def flipped(content: bytes, position: int, bits: int = 1) -> bytes:
+    return content[:position] + bytes([content[position] ^ bits]) + content[position + 1 :]
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +66,110 @@ def test_two_roles_approve_and_the_request_is_carried_out(copied: Workspace, tmp
     assert "plan_accepted" in event_kinds(copied, request.stem)
 
 
-def test_no_byte_of_plan_or_approval_can_be_changed(two_rules: Workspace, tmp_path: Path) -> None:
-    request, plan = signed_request(two_rules, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), tmp_path / "plan.json"
+@pytest.fixture(scope="module")
+def approved(two_rules: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A request and its plan, which two people approved."""
+    folder = tmp_path_factory.mktemp("approved")
+    request, plan = signed_request(two_rules, folder, owner_ids=[owners_of(2)[0].owner_id]), folder / "plan.json"
     lethe(two_rules, "plan", request, "--out", plan)
     for seed, role in ((11, DPO), (12, OWNER)):
-        lethe(two_rules, "approve", plan, "--key", make_key(two_rules, tmp_path, f"person {seed}", role, seed=seed))
-    from tasks.approving import approvals_folder, require_approvals
-    from tasks.clock import utc_now
+        lethe(two_rules, "approve", plan, "--key", make_key(two_rules, folder, f"person {seed}", role, seed=seed))
+    return request, plan
 
-    assert len(require_approvals(two_rules, plan, [], utc_now())["approvers"]) == 2
-    for path in (plan, *approvals_folder(plan).glob("*.json")):
-        content = path.read_bytes()
-        for position in range(0, len(content), 7):
-            path.write_bytes(flipped(content, position))
-            with pytest.raises(Exception, match=r"approves another plan|DSSE|trusted keys|one that was written|not base64|plan") as caught:
-                require_approvals(two_rules, plan, [], utc_now())
-            assert type(caught.value).__name__ in ("VerificationError", "RequestRefusedError")
+
+def test_no_byte_of_plan_or_approval_can_be_changed(two_rules: Workspace, approved: tuple[Path, Path]) -> None:
+    """Every byte, with the functions that judge: a changed plan is one that nobody approved, a changed approval is none."""
+    plan, registry = approved[1], load_registry(two_rules)
+    content, paths = plan.read_bytes(), sorted(approvals_folder(plan).glob("*.json"))
+    assert len(paths) == 2
+    for path in paths:
+        approval = path.read_bytes()
+        verify_approval(approval, sha256_digest(content), registry, utc_now())
+        for position in range(len(approval)):
+            with pytest.raises(VerificationError) as caught:
+                verify_approval(flipped(approval, position), sha256_digest(content), registry, utc_now())
+            assert str(caught.value).isprintable()
+        for position in range(len(content)):
+            with pytest.raises(VerificationError, match="approves another plan"):
+                verify_approval(approval, sha256_digest(flipped(content, position)), registry, utc_now())
+
+
+@settings(deadline=None, max_examples=60)
+@given(which=st.integers(0, 2), fraction=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_changed_plan_or_approval_on_disk_is_refused(
+    two_rules: Workspace, approved: tuple[Path, Path], which: int, fraction: float, bit: int
+) -> None:
+    plan = approved[1]
+    assert len(require_approvals(two_rules, plan, [], utc_now())["approvers"]) == 2  # type: ignore[arg-type]
+    path = (plan, *sorted(approvals_folder(plan).glob("*.json")))[which]
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, int(fraction * len(content)), 1 << bit))
+    try:
+        with pytest.raises((VerificationError, RequestRefusedError)) as caught:
+            require_approvals(two_rules, plan, [], utc_now())
+    finally:
         path.write_bytes(content)
+    assert str(caught.value).isprintable()
+
+
+def test_approvals_stand_for_their_plan_and_a_plan_for_its_request_alone(
+    two_rules: Workspace, approved: tuple[Path, Path], tmp_path: Path
+) -> None:
+    request, plan = approved
     other = tmp_path / "other.json"
     lethe(two_rules, "plan", request, "--out", other)
-    approvals_folder(plan).rename(approvals_folder(other))
+    shutil.copytree(approvals_folder(plan), approvals_folder(other))
     assert "approves another plan" in lethe(two_rules, "submit", request, "--plan", other).err
+    another = signed_request(two_rules, tmp_path, owner_ids=[owners_of(2)[1].owner_id])
+    assert lethe(two_rules, "submit", another, "--plan", plan).err == "lethe: the plan is of another request file\n"
+
+
+def bulk_request(ws: Workspace, folder: Path, owners: dict[str, str]) -> Path:
+    """A signed CSV of one request an owner, by request id."""
+    path = folder / "bulk.csv"
+    rows = [f"{request_id},{ISSUER},gdpr,2026-01-01T00:00:00Z,{owner}," for request_id, owner in owners.items()]
+    path.write_text("\n".join(["request_id,issuer,regulation,submitted_at,owner_id,sample_id", *rows, ""]))
+    assert lethe(ws, "sign", path, "--issuer", ISSUER).code == 0
+    return path
+
+
+@pytest.mark.slow
+def test_a_bulk_file_is_carried_out_as_one_as_planned_and_approved(copied: Workspace, tmp_path: Path) -> None:
+    set_parameters(copied, required=1)
+    asking = [owners_of(2)[0], owners_of(0, 1)[0]]
+    request = bulk_request(copied, tmp_path, {"b-0": "nobody", "b-1": asking[0].owner_id, "b-2": asking[1].owner_id})
+    plan = tmp_path / "plan.json"
+    planned = lethe(copied, "plan", request, "--out", plan).document
+    assert [row.get("status") for row in planned["requests"]] == ["refused", None, None]
+    written = json.loads(plan.read_bytes())
+    assert written["together"]["samples"] == sum(len(owner.pictures) for owner in asking)
+    assert written["together"]["cost"]["steps"] < written["together"]["cost"]["steps_full_build"]
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", request).err
+    lethe(copied, "approve", plan, "--key", make_key(copied, tmp_path, "Dora", DPO, seed=1))
+    # Another request waits; it isn't of the plan, so it isn't carried out with it.
+    other = signed_request(copied, tmp_path, owner_ids=[owners_of(1)[0].owner_id])
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", other).err
+    answers = {row["request_id"]: row for row in lethe(copied, "submit", request, "--plan", plan).document["requests"]}
+    assert {name: row["status"] for name, row in answers.items()} == {"b-0": "refused", "b-1": "completed", "b-2": "completed"}
+    assert answers["b-1"]["batch"] == answers["b-2"]["batch"]
+    accepted = Ledger(copied).events(kind="plan_accepted")
+    assert [event.request_id for event in accepted] == ["b-0", answers["b-1"]["batch"]]
+    assert Ledger(copied).request(other.stem).status == "received"  # type: ignore[union-attr]
+    assert lethe(copied, "submit", request, "--plan", plan).document["requests"] == list(answers.values())
+    assert lethe(copied, "verify", copied.ledger / "ledger.sqlite").document["valid"] is True
+
+
+def test_a_bulk_plan_is_refused_where_samples_are_held_or_nobody_is_named(copied: Workspace, tmp_path: Path) -> None:
+    owner = owners_of(2)[0]
+    lethe(copied, "hold", "add", "--sample", owner.sample_ids[0], "--ground", "research", "--until", LATER)
+    request = bulk_request(copied, tmp_path, {"b-1": owner.owner_id, "b-2": owners_of(0, 1)[0].owner_id})
+    plan = tmp_path / "plan.json"
+    assert lethe(copied, "plan", request, "--out", plan).code == 0
+    message = "plan.json: some of its requests name samples that are held; send these in a file of their own"
+    assert lethe(copied, "submit", request, "--plan", plan).err == f"lethe: {message}\n"
+    nobody = bulk_request(copied, tmp_path, {"b-3": "nobody", "b-4": "no one"})
+    assert lethe(copied, "plan", nobody).err == "lethe: bulk.csv: none of its 2 requests names anything in this workspace\n"
+    assert "names anything in this workspace" in lethe(copied, "plan", nobody, "--out", plan).err
 
 
 def test_drift_is_named(copied: Workspace, tmp_path: Path) -> None:
@@ -133,6 +226,35 @@ def test_a_held_owner_waits_and_is_forgotten_after_the_release(copied: Workspace
     assert answer["status"] == "completed"
     assert files_with_digest(copied.root, owner.sample_ids) == []
     assert "secret" not in (copied.ledger / "holds.json").read_text()
+
+
+@pytest.mark.slow
+def test_after_a_hold_a_request_is_planned_and_approved_anew(copied: Workspace, tmp_path: Path) -> None:
+    set_parameters(copied, required=1)
+    owner, key = owners_of(2)[0], make_key(copied, tmp_path, "Dora", DPO, seed=1)
+    hold = lethe(copied, "hold", "add", "--owner", owner.owner_id, "--ground", "legal_claim", "--until", LATER).document
+    request, old, new = signed_request(copied, tmp_path, owner_ids=[owner.owner_id]), tmp_path / "old.json", tmp_path / "new.json"
+    lethe(copied, "plan", request, "--out", old)
+    lethe(copied, "approve", old, "--key", key)
+    assert lethe(copied, "submit", request, "--plan", old).document["status"] == "held"
+    assert lethe(copied, "hold", "release", hold["hold_id"]).document["requeued"] == [request.stem]
+    row = lethe(copied, "status", request.stem).document["requests"][0]
+    assert (row["status"], row["overdue"]) == ("received", False)
+    # Nothing carries it out by itself: neither another request, nor the plan that was approved while it was held.
+    other = signed_request(copied, tmp_path, owner_ids=[owners_of(1)[0].owner_id])
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", other).err
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", request).err
+    err = lethe(copied, "submit", request, "--plan", old).err
+    assert "the workspace has drifted from the plan: requests" in err
+    assert err.count("\n") == 1
+    assert Ledger(copied).request(request.stem).status == "received"  # type: ignore[union-attr]
+    lethe(copied, "plan", request, "--out", new)
+    assert "0 of 1 approvals" in lethe(copied, "submit", request, "--plan", new).err
+    lethe(copied, "approve", new, "--key", key)
+    assert lethe(copied, "submit", request, "--plan", new).document["status"] == "completed"
+    assert [event.body["plan"] for event in Ledger(copied).events(kind="plan_accepted", request_id=request.stem)] == [
+        sha256_digest(path.read_bytes()) for path in (old, new)
+    ]
 
 
 def test_a_held_sample_stays_and_the_rest_goes(copied: Workspace, tmp_path: Path) -> None:

@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from served_workspace import Served, are_gone, free_port, serve
-from tiny_workspace import OWNERS, draw_picture, make_workspace, signed_request, write_request
+from tiny_workspace import OWNERS, draw_picture, lethe, make_workspace, signed_request, write_request
 
 from cdm_core.errors import StateError
 from flows.environment import configure_prefect
 from flows.prefect_server import prefect_server
+from tasks.clock import utc_now
 from tasks.inbox import create_inbox
 from tasks.ledger import Ledger
 from tasks.locks import exclusive_lock
@@ -159,6 +161,43 @@ def test_what_a_stop_cut_short_is_finished_by_the_next_start(tmp_path: Path) -> 
         os.kill(server, signal.SIGKILL)
         assert served.process.wait(timeout=120) != 0
         assert "StateError: the Prefect server ended; its log lies in" in served.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_hold_that_ends_puts_the_request_back_in_the_queue(tmp_path: Path) -> None:
+    """Expired of itself, and released by a person; each request is then carried out and told anew. A stranger's file is refused once."""
+    ws = make_workspace(tmp_path / "ws")
+    create_inbox(ws)
+    build = [sys.executable, "-c", "from flows.cli import main; main()", "build", "--workspace", str(ws.root)]
+    subprocess.run(build, check=True, capture_output=True)
+    expiring, released, hold = OWNERS[0], OWNERS[4], ("--ground", "legal_claim", "--until")
+    hold_id = lethe(ws, "hold", "add", "--owner", released.owner_id, *hold, "2999-01-01").document["hold_id"]
+
+    def status(request_id: str) -> str:
+        stored = Ledger(ws).request(request_id)
+        return stored.status if stored else "none"
+
+    with serve(ws) as served:
+        end = utc_now() + timedelta(seconds=180)
+        lethe(ws, "hold", "add", "--owner", expiring.owner_id, *hold, end.isoformat())
+        signed_request(ws, requests(ws), "r-1", owner_ids=[expiring.owner_id])
+        served.wait_for(lambda: Ledger(ws).last("held", "r-1"))
+        signed_request(ws, requests(ws), "r-2", owner_ids=[released.owner_id])
+        put_forged(ws, "r-3")
+        served.wait_for(lambda: Ledger(ws).last("held", "r-2"), 600)
+        served.wait_for(lambda: status("r-1") == "completed", 600)
+        assert utc_now() > end
+        assert status("r-2") == "held"
+        assert lethe(ws, "hold", "release", hold_id).document["requeued"] == ["r-2"]
+        served.wait_for(lambda: status("r-2") == "completed", 600)
+        served.wait_for(lambda: [served.outcome("done", "request", nth)["status"] for nth in (1, 2)] == ["completed", "completed"])
+    ledger = Ledger(ws)
+    for request_id, kind in (("r-1", "hold_expired"), ("r-2", "hold_released")):
+        assert len(ledger.events(kind="requeued", request_id=request_id)) == 1
+        assert len(ledger.events(kind=kind)) == 1
+    assert len(ledger.events(kind="refused")) == 1  # though two runs looked at it
+    assert ledger.verify()
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ _BUDGET = {
     "samples": 32,
     "blocks": 4,
     "margin": 5.0,
+    "membership_samples": 0,
 }
 
 

@@ -63,8 +63,10 @@ def read_adapters(ws: Workspace) -> dict[int, bytes]:
 
 
 def event_kinds(ws: Workspace, request_id: str | None = None) -> list[str]:
-    """What the ledger says happened, in order: all of it, or of one request."""
-    return [event.kind for event in Ledger(ws).events(request_id=request_id)]
+    """What the ledger says happened, in order: all of it, or of one request; without the commitments to what that changed."""
+    return [
+        event.kind for event in Ledger(ws).events(request_id=request_id) if event.kind not in ("status", "suppression", "suppressed_bands")
+    ]
 
 
 def grid_cells(path: Path, num: int) -> list[bytes]:

@@ -22,6 +22,7 @@ from tasks.inbox import (
     remove_arrival,
     remove_request,
     reopen_arrival,
+    retell_outcome,
     scan_inbox,
 )
 from tasks.workspace import Workspace
@@ -219,3 +220,14 @@ def test_a_reopened_arrival_keeps_its_pictures_for_mending(ws: Workspace) -> Non
     assert [path.name for path in folder.iterdir()] == ["a.png"]
     (folder / "owner.json").write_text(OWNER)
     assert only(ws).path == folder
+
+
+def test_a_new_answer_takes_the_place_of_the_old_one(ws: Workspace) -> None:
+    alone, bulk = ws.inbox / "done" / "request-0.json", ws.inbox / "done" / "request-1.json"
+    alone.write_text(json.dumps({"item": "request-0", "request_id": "r-0", "status": "held", "holds": []}))
+    bulk.write_text(json.dumps({"item": "request-1", "requests": [{"request_id": "r-1", "status": "held"}, {"request_id": "r-2"}]}))
+    for request_id in ("r-0", "r-1", "r-3"):
+        retell_outcome(ws, {"request_id": request_id, "status": "completed"})
+    assert json.loads(alone.read_bytes()) == {"item": "request-0", "request_id": "r-0", "status": "completed"}
+    assert json.loads(bulk.read_bytes())["requests"] == [{"request_id": "r-1", "status": "completed"}, {"request_id": "r-2"}]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (alone, bulk)] == [0o600, 0o600]

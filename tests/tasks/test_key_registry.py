@@ -2,14 +2,20 @@
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from securesystemslib.signer import CryptoSigner
 
-from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
+from cdm_core.approvals import sign_approval, verify_approval
+from cdm_core.digests import sha256_digest
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, VerificationError
+from cdm_core.evidence import build_public_key
 from tasks.keys import add_issuer, add_key, create_keys, load_registry, revoke_key, verify_file
 from tasks.workspace import Workspace
 
@@ -43,6 +49,27 @@ def test_a_signature_is_judged_at_its_trusted_time(ws: Workspace, tmp_path: Path
     assert verify_file(ws, b"content", signature, march - timedelta(seconds=1)).issuer == "agency"
     with pytest.raises(RequestRefusedError, match="was revoked since 2026-03-01"):
         verify_file(ws, b"content", signature, march)
+
+
+def test_an_issuers_rsa_key_does_not_disturb_approvals(ws: Workspace, tmp_path: Path) -> None:
+    rsa_key = rsa.generate_private_key(65537, 2048).public_key()
+    (tmp_path / "rsa.pem").write_bytes(rsa_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    issuer = add_key(ws, "processor", tmp_path / "rsa.pem", ["issuer"], valid_from=JANUARY, valid_until=None)
+    key = write_key(tmp_path / "a.pem", 1)
+    entry = add_key(ws, "Dora", tmp_path / "a.pem", ["model_owner"], valid_from=JANUARY, valid_until=JUNE)
+    plan = sha256_digest(b"plan")
+    approval = sign_approval(plan, CryptoSigner(key, build_public_key(key.public_key())), JANUARY)
+    registry = load_registry(ws)
+    assert verify_approval(approval, plan, registry, JANUARY).keyid == entry.keyid
+    for at, message in ((JANUARY - timedelta(seconds=1), "is valid only from"), (JUNE, "expired at")):
+        with pytest.raises(VerificationError, match=message):
+            verify_approval(approval, plan, registry, at)
+    found = registry.find(issuer.keyid)
+    assert found is not None
+    with pytest.raises(InvalidInputError, match="not an Ed25519 key"):
+        found.key()
+    with pytest.raises(VerificationError, match="the entry holds another key"):
+        replace(found, keyid=entry.keyid).sender_key(JANUARY)
 
 
 def test_a_revocation_moves_back_only(ws: Workspace, tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ def test_used_directories_are_refused_untouched(tmp_path: Path) -> None:
         create(tmp_path / "file", [])
     with pytest.raises(InvalidInputError, match=r": is not empty, file is there; give a new folder$"):
         create(tmp_path, [])
-    (tmp_path / "old" / ".lethe" / "ledger").mkdir(parents=True)
-    with pytest.raises(InvalidInputError, match=r"old: is not empty, .lethe/ledger is there; give a new folder$"):
+    (tmp_path / "old" / ".lethe" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InvalidInputError, match=r"old: is not empty, .lethe/checkpoints is there; give a new folder$"):
         create(tmp_path / "old", [])
     create(tmp_path / "ws", source_pictures())
     revision = data_revision(Workspace(tmp_path / "ws"))

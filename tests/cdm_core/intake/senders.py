@@ -94,6 +94,15 @@ submitted_at: 2026-11-24T09:00:00Z
 subject:
   owner_ids: [johanna]
 """
+OWN_DOCUMENT: Mapping[str, object] = {
+    "schema": "lethe/deletion-request/v1",
+    "request_id": "r-1",
+    "issuer": OPERATOR,
+    "regulation": "gdpr",
+    "submitted_at": "2026-11-24T09:00:00Z",
+    "subject": {"owner_ids": ["johanna"], "sample_ids": [], "image_files": []},
+    "reason": "withdrawn",
+}
 
 
 def sign(content: bytes, sender: str = OPERATOR) -> bytes:
