@@ -44,13 +44,7 @@ class SplitModel:
         """The same experts."""
         composition = self.base.composition.with_method(method, sampler="ddpm" if method in STOCHASTIC_METHODS else None)
         if clip_prior:
-            sampling = composition.sampling.model_copy(update={"prior": "clip"})
-            composition = Composition(
-                backbone=composition.backbone,
-                experts=composition.experts,
-                sampling=sampling,
-                knn_temperature=composition.knn_temperature,
-            )
+            composition = composition.with_prior("clip")
         if method != "classifier":
             return Model(composition=composition, adapters=self.base.adapters, centroids=self.base.centroids)
         assert self.classifier is not None, "trained before it is used"

@@ -117,7 +117,7 @@ def _load(
 ) -> ComposedModel:
     # Chunks of one model come one after the other.
     model = load_composed_model(composition, dict(adapters), dict(centroids), shared_backbone(), classifier, merge=_merge)
-    # Stacking all experts in one pass pays for a few pictures; for a chunk, one expert after the other takes half the time.
+    # Stacking all experts in one pass pays for a picture or a few; a chunk fills the network's batches anyway.
     return replace(model, stacked=None)
 
 
