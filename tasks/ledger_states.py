@@ -66,8 +66,10 @@ def check_states(connection: sqlite3.Connection, path: Path) -> None:
     for request_id, *row in connection.execute(_REQUESTS).fetchall():
         if told.pop(request_id, None) != _describe(row):
             raise VerificationError(f"{path}: request {request_id}: its status or answer isn't what the events tell of")
-        content = connection.execute("SELECT content FROM requests WHERE request_id = ?", (request_id,)).fetchone()[0]
-        if content and sha256_digest(content) != row[0]:
+        found = connection.execute("SELECT content FROM requests WHERE request_id = ?", (request_id,)).fetchone()
+        if found is None:
+            raise VerificationError(f"{path}: request {request_id}: is in the table and not in its index")
+        if found[0] and sha256_digest(found[0]) != row[0]:
             raise VerificationError(f"{path}: request {request_id}: its bytes were changed")
     if told:
         raise VerificationError(f"{path}: request {min(told)}: the events tell of it and it is gone")
