@@ -241,6 +241,9 @@ class Ledger:
         query = "SELECT events.*, salt FROM events LEFT JOIN salts USING (seq) ORDER BY seq"
         with self._connect() as connection:
             connection.execute("BEGIN")  # one state of the file for all that is read
+            # Values of another type than their column's, and an index that isn't its table's: no reader below expects them.
+            if (found := connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+                raise VerificationError(f"{self.path}: is damaged: {str(found).splitlines()[-1]}")
             rows = connection.execute(query).fetchall()
             stray = connection.execute("SELECT COUNT(*) FROM salts WHERE seq NOT IN (SELECT seq FROM events)").fetchone()[0]
             self._check_leaves(rows, stray)
