@@ -101,6 +101,7 @@ def test_resumed_equals_scratch(trace: Trace) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a hundred trainings
 @given(trace=traces())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_resumed_equals_scratch_in_many_examples(trace: Trace) -> None:
