@@ -39,6 +39,7 @@ def files_of(ws: Workspace) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in ws.report.rglob("*") if path.is_file()}
 
 
+@pytest.mark.timeout(1800)  # all sections of the report
 @pytest.mark.slow
 def test_all_sections_are_made_and_a_rerun_reuses_everything(copied: Workspace, tmp_path: Path) -> None:
     document = lethe(copied, "report", "paper", *SMALL, "--out", tmp_path).document
