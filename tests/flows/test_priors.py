@@ -26,6 +26,7 @@ def makers(ws: Workspace, out: Path, *options: str | Path, num: int = 8) -> list
     return [picture["shard"] for picture in document["per_image"]]
 
 
+@pytest.mark.slow
 def test_a_caption_goes_to_the_shards_that_have_it(built: Built, tmp_path: Path) -> None:
     captions = {
         caption: Counter(o.shard for o in OWNERS for p in o.pictures if p.caption == caption)
@@ -41,6 +42,7 @@ def test_a_caption_goes_to_the_shards_that_have_it(built: Built, tmp_path: Path)
     assert makers(built.ws, tmp_path / "grid.png", "--prompt", SHARED, "--prior", "captions") == counted
 
 
+@pytest.mark.slow
 def test_a_free_prompt_goes_by_its_distance_to_the_centroids(copied: Workspace, tmp_path: Path) -> None:
     options = ("--prompt", "a crimson thing", "--prior", "clip")
     serving = champion(copied)

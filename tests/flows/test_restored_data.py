@@ -37,6 +37,7 @@ def _refused(ran: Ran, message: str) -> None:
     assert message in ran.err
 
 
+@pytest.mark.slow
 def test_restored_data_is_used_by_nothing(restored: Workspace, tmp_path: Path) -> None:
     folder, request = put_arrival(tmp_path / "new"), signed_request(restored, tmp_path, owner_ids=[owners_of(1)[0].owner_id])
     _refused(lethe(restored, "learn", folder, "--owner", f"new{DOMAIN}"), "changed since their revision")
