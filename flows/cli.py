@@ -6,6 +6,7 @@ else there; progress goes to stderr. Libraries are imported by the command that 
 
 import json
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from cdm_core.errors import LetheError
 from flows import bench_commands, hold_commands, identities_commands, keys_commands, pretrain_commands, report_commands
 from flows.environment import configure_libraries
 from flows.options import HERE, JsonOption, WorkspaceOption, print_answer
+from flows.standby.client import hand_over
 
 app = typer.Typer(
     name="lethe",
@@ -129,8 +131,15 @@ def approve(
     print_answer(run_approve(workspace, plan_file, key), as_json)
 
 
+def _hand_over(context: typer.Context, workspace: Path) -> None:
+    """End here with the exit code of the process that waits, if one takes the work."""
+    if context.obj is not None and (code := hand_over(workspace, context.obj)) is not None:
+        raise typer.Exit(code)
+
+
 @app.command()
 def submit(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed request file; its signature lies in FILE.sig.")],
     include_duplicates: IncludeDuplicatesOption = "none",
     form: Annotated[IntakeForm, typer.Option("--format", help="The request's form; auto tells it by content.")] = IntakeForm.AUTO,
@@ -139,6 +148,7 @@ def submit(
     as_json: JsonOption = False,
 ) -> None:
     """Forget: stop serving the data within seconds, retrain, evaluate, sign, promote, purge."""
+    _hand_over(context, workspace)
     from cdm_core.intake.detection import find_form
     from flows.commands import run_submit
 
@@ -147,6 +157,7 @@ def submit(
 
 @app.command()
 def learn(
+    context: typer.Context,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="PNG or JPEG files, optionally captions.csv (file,caption).")],
     owner: Annotated[str, typer.Option(metavar="ID", help="Whose pictures these are.")],
     tier: Annotated[
@@ -157,6 +168,7 @@ def learn(
     as_json: JsonOption = False,
 ) -> None:
     """Learn an owner's pictures: retrain the shard, evaluate, sign, promote."""
+    _hand_over(context, workspace)
     from flows.commands import run_learn
 
     print_answer(run_learn(workspace, directory, owner, tier), as_json)
@@ -420,11 +432,22 @@ def train_shard(
     print_answer(run_train_shard(workspace, shard), as_json)
 
 
-def main() -> None:
-    """Entry point: our errors become one line and exit code 1; a bug shows its traceback."""
-    configure_libraries()
+def run(arguments: Sequence[str], *, is_standby: bool = False) -> int:
+    """Run a command and return its exit code; our errors become one line. A bug is raised.
+
+    A command that runs a flow hands its arguments over to the process that waits for them, unless this is that process.
+    """
     try:
-        app()
+        app(list(arguments), obj=None if is_standby else arguments)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
     except LetheError as error:
         sys.stderr.write(f"lethe: {' '.join(str(error).split())}\n")
-        sys.exit(1)
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Entry point; a bug shows its traceback."""
+    configure_libraries()
+    sys.exit(run(sys.argv[1:]))

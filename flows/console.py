@@ -2,14 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tasks.workers import Progress as ReportProgress
 
-STDERR = Console(stderr=True, highlight=False)
-STDOUT = Console(highlight=False, soft_wrap=True)
+
+@cache
+def stderr() -> Console:
+    """Made when first asked for: what it leads to is looked at then."""
+    return Console(stderr=True, highlight=False)
+
+
+@cache
+def stdout() -> Console:
+    """As `stderr`."""
+    return Console(highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -19,7 +29,7 @@ def progress_bars(totals: Mapping[str, int | None]) -> Iterator[ReportProgress]:
     In a pipe or a file there are none: there stderr is for what went wrong.
     """
     columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=STDERR, transient=False, disable=not STDERR.is_terminal) as progress:
+    with Progress(*columns, console=stderr(), transient=False, disable=not stderr().is_terminal) as progress:
         bars = {name: progress.add_task(name, total=total) for name, total in totals.items()}
 
         def advance(name: str, amount: int) -> None:
@@ -31,12 +41,12 @@ def progress_bars(totals: Mapping[str, int | None]) -> Iterator[ReportProgress]:
 
 def say(text: str) -> None:
     """One line on stderr, as it is: neither markup nor folded."""
-    STDERR.print(text, markup=False, soft_wrap=True)
+    stderr().print(text, markup=False, soft_wrap=True)
 
 
 def tell(text: str) -> None:
     """A line on stdout."""
-    STDOUT.print(text, markup=False)
+    stdout().print(text, markup=False)
 
 
 def print_document(document: Mapping[str, object], indent: int = 0) -> None:
@@ -44,17 +54,17 @@ def print_document(document: Mapping[str, object], indent: int = 0) -> None:
     for name, value in document.items():
         label = " " * indent + f"{name}:"
         if isinstance(value, Mapping):
-            STDOUT.print(label, markup=False)
+            stdout().print(label, markup=False)
             print_document(value, indent + 2)
         elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
-            STDOUT.print(label, markup=False)
+            stdout().print(label, markup=False)
             for entry in value:
                 cells = [f"{key}={_short(item)}" for key, item in entry.items() if not isinstance(item, Mapping | list | tuple)]
-                STDOUT.print(" " * (indent + 2) + "  ".join(cells), markup=False)
+                stdout().print(" " * (indent + 2) + "  ".join(cells), markup=False)
         elif isinstance(value, list | tuple):
-            STDOUT.print(f"{label} {', '.join(_short(item) for item in value)}", markup=False)
+            stdout().print(f"{label} {', '.join(_short(item) for item in value)}", markup=False)
         else:
-            STDOUT.print(f"{label} {_short(value)}", markup=False)
+            stdout().print(f"{label} {_short(value)}", markup=False)
 
 
 def _short(value: object) -> str:

@@ -40,6 +40,7 @@ from prefect.types.entrypoint import EntrypointType
 from cdm_core.errors import StateError
 from flows.console import say
 from flows.receive import receive_arrival, receive_request
+from flows.standby.keeper import keep_standby
 from tasks.clock import utc_now
 from tasks.holds import sweep_holds
 from tasks.inbox import REQUEUED, InboxItem, Kind, scan_inbox
@@ -79,21 +80,24 @@ async def dispatch(ws: Workspace, server: "subprocess.Popen[bytes]", *, url: str
         while not (runner.started or running.done()):
             await asyncio.sleep(0.05)
         stopping = asyncio.create_task(_catch_signals().wait())
+        readying = asyncio.create_task(keep_standby(ws))
         watching = asyncio.create_task(_watch(ws, client, deployments, server, reconcile_seconds))
         say(f"serving on {url}; the inbox is {ws.inbox}")
         try:
-            ended, _ = await asyncio.wait({running, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait({running, watching, stopping, readying}, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 task.result()  # raises what ended it
         finally:
             watching.cancel()
             stopping.cancel()
+            readying.cancel()
             await _stop_runs()
             if runner.started and server.poll() is None:
                 await runner.astop()
                 await running
             else:
                 running.cancel()
+            await asyncio.wait({readying})
 
 
 async def _deploy(runner: Runner, kind: Kind, ws: Workspace) -> UUID:

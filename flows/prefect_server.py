@@ -95,11 +95,11 @@ def _start(ws: Workspace, port: int, *options: str) -> "subprocess.Popen[bytes]"
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C in a terminal is for us: the server goes last
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Runs in the child: the kernel ends it when its parent ends, be it by SIGKILL."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from cdm_core.pretraining.backbone import BackboneTrainingConfig
 from cdm_core.pretraining.clip import ClipTrainingConfig
-from flows.console import STDERR, progress_bars
+from flows.console import progress_bars, stderr
 from tasks.model_card import write_model_card
 from tasks.pretraining import pretrain_backbone, pretrain_clip
 from tasks.weight_measures import measure_shipped_weights
@@ -50,6 +50,6 @@ def run_measure(corpus: Path, out: Path, training: Path | None = None, num: int 
 def _loss_bar(total: float) -> Iterator[Callable[[float, str], None]]:
     """A bar whose description tells the loss; yields advance(completed, description)."""
     columns = (TextColumn("{task.description:<40}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=STDERR) as progress:
+    with Progress(*columns, console=stderr()) as progress:
         bar = progress.add_task("loading", total=total)
         yield lambda completed, description: progress.update(bar, completed=completed, description=description)

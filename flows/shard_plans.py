@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from flows.console import STDOUT, tell
+from flows.console import stdout, tell
 from tasks.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _print_plan(plan: "StagePlan") -> None:
             f"{row.share_of_shard:.1%}",
             f"{row.share_of_monolith:.2%}",
         )
-    STDOUT.print(costs)
+    stdout().print(costs)
     stages = Table(title="The chosen stages", title_justify="left")
     stages.add_column("stage", justify="right")
     stages.add_column("tiers", no_wrap=True)
@@ -48,5 +48,5 @@ def _print_plan(plan: "StagePlan") -> None:
         rate = f"{stage.yearly_rate:.3g}" if stage.tiers else "not known"
         numbers = (stage.owners, stage.samples, stage.epochs, stage.steps)
         stages.add_row(str(stage.stage), ", ".join(stage.tiers), rate, *map(str, numbers), f"{stage.deletions_share:.1%}")
-    STDOUT.print(stages)
+    stdout().print(stages)
     tell(f"A shard trains for {plan.steps_shard:.0f} steps on average, the monolith for {plan.steps_monolith}.")

@@ -34,13 +34,18 @@ def report_progress(what: str, amount: int = 1) -> None:
         _queue.put((what, amount))
 
 
+def load_workers() -> None:
+    """Have the server that workers are forked from load the libraries, while the caller does other things; done once a process."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+    forkserver.ensure_running()
+
+
 @contextmanager
 def worker_pool(num_workers: int | None = None, on_progress: Progress = ignore_progress) -> Iterator[ProcessPoolExecutor]:
     """A pool of single-threaded processes, by default one a core, ended on leaving; within it `active_pool` gives it to anyone."""
     global _pool
+    load_workers()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    forkserver.ensure_running()  # it loads while the caller does other things
     queue: SimpleQueue[tuple[str, int] | None] = context.SimpleQueue()
     drain = threading.Thread(target=_drain, args=(queue, on_progress), daemon=True)
     drain.start()

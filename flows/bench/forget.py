@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cdm_core.errors import InvalidInputError
 from cdm_core.retraining_sides import SIDES, SideRules, count_trace, draw_trace, mean_passes
-from flows.console import STDOUT, progress_bars
+from flows.console import progress_bars, stdout
 from tasks.files import write_atomically
 from tasks.forget_plot import draw_forget_plot
 from tasks.retraining_bench import load_rows, time_retrainings, warm_up
@@ -90,4 +90,4 @@ def print_forget_table(document: Document) -> None:
         for side in sides:
             shares = (f"{side['steps_share']:.2%}", f"{side['wall_seconds']:.1f}", f"{side['wall_share']:.2%}")
             table.add_row(str(batch), str(side["name"]), f"{side['steps']:,}", *shares)
-    STDOUT.print(table)
+    stdout().print(table)

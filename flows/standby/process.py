@@ -1,0 +1,107 @@
+"""The process that waits: `python -m flows.standby.process WORKSPACE`, started by `lethe serve`.
+
+It touches nothing of the workspace before it's called: a database that was replaced while it waited must not be found open here.
+"""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+from cdm_core.digests import Digest, json_digest
+from flows.environment import configure_libraries
+from flows.standby.channel import Job, address_file, receive_job, receive_message, send_message
+from tasks.files import write_atomically
+from tasks.workspace import Workspace
+
+_LOADED = ("flows.cli", "flows.commands", "flows.forget", "flows.learn", "flows.resume", "tasks.notifying", "matplotlib.figure")
+
+
+def wait_for_job(ws: Workspace) -> None:
+    """Load everything, wait for one command, carry it out, end with its exit code."""
+    configure_libraries()
+    for name in _LOADED:
+        import_module(name)
+    from tasks.workers import load_workers
+
+    load_workers()
+    loaded = _describe_code()
+    connection = _accept_one(ws)
+    with connection:
+        received = receive_job(connection)
+        if received is None or _describe_code() != loaded:
+            return
+        job, streams = received
+        send_message(connection, {"accepted": True})
+        _take_over(job, streams)
+        threading.Thread(target=_interrupt_with, args=(connection,), daemon=True).start()
+        code = _run(job.arguments)
+        with suppress(OSError):  # nobody waits for it any more
+            send_message(connection, {"exit_code": code})
+    sys.exit(code)
+
+
+def _accept_one(ws: Workspace) -> socket.socket:
+    """Listen where the workspace says, until one command connects."""
+    with tempfile.TemporaryDirectory(prefix="lethe-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/standby")
+        listener.listen(1)
+        write_atomically(address_file(ws), f"{folder}/standby".encode())
+        try:
+            return listener.accept()[0]
+        finally:
+            address_file(ws).unlink(missing_ok=True)
+
+
+def _take_over(job: Job, streams: list[int]) -> None:
+    """Make the command's streams, folder and terminal this process's own."""
+    for stream, descriptor in zip((sys.stdout, sys.stderr), streams, strict=True):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)
+    os.chdir(job.directory)
+    os.environ.update(job.terminal)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of `lethe` with these arguments."""
+    from flows.cli import run
+
+    try:
+        code = run(arguments, is_standby=True)
+    except KeyboardInterrupt:
+        code = 130
+    except Exception:  # a bug: its traceback belongs to whoever called the command
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def _interrupt_with(connection: socket.socket) -> None:
+    """Interrupt this process and its workers, as Ctrl-C in a terminal would, when the command that it works for ends its side."""
+    if receive_message(connection) is None:
+        os.killpg(os.getpgrp(), signal.SIGINT)
+
+
+def _describe_code() -> Digest:
+    """What would show that this process runs other code than is installed now."""
+    from cdm_core.fingerprint import measure_fingerprint
+
+    packages = [Path(__file__).parents[2] / name for name in ("cdm_core", "tasks", "flows")]
+    files = sorted(path for package in packages for path in package.rglob("*.py"))
+    changed = {str(path): str(path.stat().st_mtime_ns) for path in files}
+    return json_digest({"files": changed, "fingerprint": measure_fingerprint().digest})
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it made is taken away, then
+    with suppress(KeyboardInterrupt):
+        wait_for_job(Workspace(Path(sys.argv[1])))
