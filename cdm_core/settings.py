@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from cdm_core.documents import SafeLoader
 from cdm_core.errors import InvalidInputError
 from cdm_core.partition import Partition
 from cdm_core.tiers import Tier
@@ -197,7 +198,7 @@ def parse_settings(content: bytes, source: str) -> Settings:
         InvalidInputError: not YAML, or a value that is missing, unknown or out of range.
     """
     try:
-        settings = Settings.model_validate(yaml.safe_load(content))
+        settings = Settings.model_validate(yaml.load(content, Loader=SafeLoader))
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
     except ValidationError as error:

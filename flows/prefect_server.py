@@ -58,15 +58,15 @@ def prefect_server(ws: Workspace, port: int) -> Iterator["subprocess.Popen[bytes
 def session_server(ws: Workspace) -> Iterator[None]:
     """Within, Prefect has a server: the one that is configured, else one of this process's own, started once and ended with it.
 
+    Runs send no heartbeats: ending the thread that does takes up to a second a run, and the ledger knows what was cut short.
+
     Raises:
         StateError: it didn't come up.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings  # reads its own settings now
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # reads its own settings now
 
-    if PREFECT_API_URL.value():
-        yield
-        return
-    with temporary_settings({PREFECT_API_URL: _own_server(ws)}):
+    address = PREFECT_API_URL.value() or _own_server(ws)
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 

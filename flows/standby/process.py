@@ -40,8 +40,10 @@ def wait_for_job(ws: Workspace) -> None:
         job, streams = received
         send_message(connection, {"accepted": True})
         _take_over(job, streams)
-        threading.Thread(target=_interrupt_with, args=(connection,), daemon=True).start()
+        done = threading.Event()
+        threading.Thread(target=_interrupt_with, args=(connection, done), daemon=True).start()
         code = _run(job.arguments)
+        done.set()
         with suppress(OSError):  # nobody waits for it any more
             send_message(connection, {"exit_code": code})
     sys.exit(code)
@@ -85,9 +87,9 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
-def _interrupt_with(connection: socket.socket) -> None:
-    """Interrupt this process and its workers, as Ctrl-C in a terminal would, when the command that it works for ends its side."""
-    if receive_message(connection) is None:
+def _interrupt_with(connection: socket.socket, done: threading.Event) -> None:
+    """Interrupt this process and its workers, as Ctrl-C in a terminal would, when the command that it works for ends its side too early."""
+    if receive_message(connection) is None and not done.is_set():
         os.killpg(os.getpgrp(), signal.SIGINT)
 
 
