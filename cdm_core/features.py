@@ -126,10 +126,9 @@ def load_efficientnet_lite0(weights_path: Path | None = None) -> NetworkFeatures
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
     # Not strict: the file ends with the two tensors of the classifier, which the features don't need.
     network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=False)))
-    preprocessing: dict[str, Json] = {"size": LITE0_INPUT_SIZE, "interpolation": "bicubic", "mean": 0.5, "std": 0.5}
     return NetworkFeatures(
         name="efficientnet_lite0",
-        digest=json_digest({"network": "tf_efficientnet_lite0", "weights": LITE0_WEIGHTS_DIGEST, **preprocessing}),
+        digest=compute_extractor_digest(None),
         dimensions=LITE0_DIMENSIONS,
         network=_Lite0(network).eval().requires_grad_(False),
     )
@@ -156,10 +155,26 @@ def load_inception_v3(weights_path: Path) -> NetworkFeatures:
         raise InvalidInputError(f"{weights_path}: not the weights of InceptionV3: {' '.join(str(error).split())[:200]}") from error
     return NetworkFeatures(
         name="inception_v3",
-        digest=json_digest({"network": "torch_fidelity.inception_v3.2048", "weights": sha256_digest(content)}),
+        digest=_inception_digest(content),
         dimensions=INCEPTION_DIMENSIONS,
         network=_Inception(network).eval(),
     )
+
+
+def compute_extractor_digest(inception_weights: Path | None) -> Digest:
+    """What the digest of InceptionV3 with these weights, or else of EfficientNet-Lite0, is, without loading the network.
+
+    Raises:
+        InvalidInputError: the file can't be read.
+    """
+    if inception_weights is not None:
+        return _inception_digest(_read(inception_weights))
+    preprocessing: dict[str, Json] = {"size": LITE0_INPUT_SIZE, "interpolation": "bicubic", "mean": 0.5, "std": 0.5}
+    return json_digest({"network": "tf_efficientnet_lite0", "weights": LITE0_WEIGHTS_DIGEST, **preprocessing})
+
+
+def _inception_digest(weights: bytes) -> Digest:
+    return json_digest({"network": "torch_fidelity.inception_v3.2048", "weights": sha256_digest(weights)})
 
 
 def _read(path: Path) -> bytes:

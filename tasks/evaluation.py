@@ -11,7 +11,7 @@ data, by exponential race and lowest hash, so that a deletion changes the captio
 comparison get the same seeds and captions, and the same reference, from which the deleted data is gone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
@@ -26,7 +26,7 @@ from cdm_core.clip import EMBEDDING_WIDTH
 from cdm_core.composition import Composition, Expert, parse_composition
 from cdm_core.digests import Digest, derive_seed, json_digest, sha256_digest
 from cdm_core.errors import VerificationError
-from cdm_core.features import FeatureExtractor, load_efficientnet_lite0, load_inception_v3
+from cdm_core.features import FeatureExtractor, compute_extractor_digest, load_efficientnet_lite0, load_inception_v3
 from cdm_core.frechet import build_frechet_reference
 from cdm_core.manifests import samples_digest
 from cdm_core.mixing import draw_expert
@@ -76,14 +76,14 @@ def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
     Reports progress as "reference pictures".
     """
     settings, manifest = workspace.settings(), load_manifest(workspace, shard)
-    extractor = _extractor(settings.evaluation.inception_weights)
-    moments_file = workspace.cache / "shards" / f"{samples_digest(manifest)[:32]}-{extractor.digest[:16]}.moments.safetensors"
+    weights = settings.evaluation.inception_weights
+    moments_file = workspace.cache / "shards" / f"{samples_digest(manifest)[:32]}-{_extractor_digest(weights)[:16]}.moments.safetensors"
     prefixes = [prefix_rows(manifest, stage + 1) for stage in range(settings.stages)]
     if moments_file.is_file() and all(centroids_file(workspace, rows).is_file() for rows in prefixes):
         report_progress("reference pictures", len(manifest))
     else:
         moments_file.parent.mkdir(parents=True, exist_ok=True)
-        features, embeddings = _look_at(workspace, manifest, extractor)
+        features, embeddings = _look_at(workspace, manifest, _extractor(weights))
         for rows in prefixes:
             points = embeddings[torch.from_numpy(manifest["stage"].isin(rows["stage"]).to_numpy(copy=True))]
             write_atomically(centroids_file(workspace, rows), _centroids_to_bytes(workspace, shard, points))
@@ -136,21 +136,24 @@ def _look_at(workspace: Workspace, manifest: pd.DataFrame, extractor: FeatureExt
 
 def choose_pictures(manifests: Mapping[int, pd.DataFrame], *, num: int, seed: int) -> list[PictureRequest]:
     """What evaluation asks of every model of the same manifests; without any sample, pictures of no caption."""
-    shards = [
-        Expert(shard=shard, adapter=Digest(""), samples=len(frame), centroids=None)
-        for shard, frame in sorted(manifests.items())
-        if len(frame)
-    ]
-    captions = {shard.shard: sorted(set(manifests[shard.shard]["caption"])) for shard in shards}
+    samples = ((shard, len(frame), tuple(sorted(set(frame["caption"])))) for shard, frame in sorted(manifests.items()) if len(frame))
+    return list(_choose_pictures(tuple(samples), num, seed))
+
+
+@lru_cache(maxsize=2)
+def _choose_pictures(samples: tuple[tuple[int, int, tuple[str, ...]], ...], num: int, seed: int) -> tuple[PictureRequest, ...]:
+    """From (shard, samples, captions); kept, since a flow asks at several of its steps and it takes a hash a caption and picture."""
+    shards = [Expert(shard=shard, adapter=Digest(""), samples=count, centroids=None) for shard, count, _ in samples]
+    captions = {shard: of_shard for shard, _, of_shard in samples}
     chosen = []
     for number in range(num):
         picture_seed = derive_seed("evaluation", seed, number)
         caption = _draw_caption(captions[shards[draw_expert(shards, picture_seed)].shard], picture_seed) if shards else ""
         chosen.append(PictureRequest(seed=picture_seed, caption=caption))
-    return chosen
+    return tuple(chosen)
 
 
-def _draw_caption(captions: list[str], picture_seed: int) -> str:
+def _draw_caption(captions: Sequence[str], picture_seed: int) -> str:
     return min(captions, key=lambda caption: derive_seed("caption", picture_seed, caption))
 
 
@@ -195,11 +198,11 @@ def generate_missing(
 
 
 def find_missing(workspace: Workspace, composition: bytes, pictures: list[PictureRequest]) -> list[PictureRequest]:
-    """What the cache lacks of a smallest composition's pictures; reports the others as made. Run it in a worker: it loads the extractor."""
-    extractor = _extractor(workspace.settings().evaluation.inception_weights)
+    """What the cache lacks of a smallest composition's pictures; reports the others as made."""
+    extractor_digest = _extractor_digest(workspace.settings().evaluation.inception_weights)
     path = generated_file(workspace, parse_composition(composition))
     cached = load(path.read_bytes()) if path.is_file() else {}
-    missing = [picture for picture in pictures if f"{picture.key}.{extractor.digest}" not in cached]
+    missing = [picture for picture in pictures if f"{picture.key}.{extractor_digest}" not in cached]
     report_progress("evaluation pictures", len(pictures) - len(missing))
     return missing
 
@@ -238,7 +241,7 @@ def load_generated(workspace: Workspace, composition: Composition, pictures: lis
     Raises:
         VerificationError: the cache lacks one.
     """
-    extractor_digest = _extractor(workspace.settings().evaluation.inception_weights).digest
+    extractor_digest = _extractor_digest(workspace.settings().evaluation.inception_weights)
     found: dict[str, torch.Tensor] = {}
     for part, group in smallest_compositions(composition, pictures):
         path = generated_file(workspace, part)
@@ -336,6 +339,11 @@ def _sum_moments(files: list[Path]) -> Moments:
 def _composed_model(composition: bytes, adapters: tuple[tuple[int, Path], ...], centroids: tuple[tuple[int, Path], ...]) -> ComposedModel:
     """Kept until another is asked for: the batches of one composition follow one another."""
     return load_composed_model(composition, dict(adapters), dict(centroids), shared_backbone())
+
+
+@cache
+def _extractor_digest(inception_weights: str | None) -> Digest:
+    return compute_extractor_digest(Path(inception_weights) if inception_weights else None)
 
 
 @cache

@@ -166,12 +166,28 @@ def _ensure_model(ws: Workspace, store: MlflowClient, files: _Files, run_id: str
     return model
 
 
+def rehearse_registration(folder: Path) -> None:
+    """Save a model that nobody keeps: what MLflow finds out about the environment takes a second and is found out once a process."""
+    _save_model(folder, b"{}", Model())
+
+
 def _save_files(staging: Path, model: LoggedModel, files: _Files, run_id: str) -> None:
     """Write the MLflow model to `staging/model`."""
-    (staging / "composition.json").write_bytes(files.document.to_bytes())
+    saved = Model(artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id)
+    _save_model(staging, files.document.to_bytes(), saved)
+    # Not through MLflow's `artifacts`, which would copy the weights to /tmp first.
+    folder = staging / "model" / "artifacts"
+    _copy_verified(files.adapters, folder / "adapters", {expert.shard: expert.adapter for expert in files.document.experts})
+    if files.centroids is not None:
+        named = {expert.shard: expert.centroids for expert in files.document.experts if expert.centroids is not None}
+        _copy_verified(files.centroids, folder / "centroids", named)
+
+
+def _save_model(staging: Path, composition: bytes, model: Model) -> None:
+    (staging / "composition.json").write_bytes(composition)
     mlflow.pyfunc.save_model(
         path=str(staging / "model"),
-        mlflow_model=Model(artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id),
+        mlflow_model=model,
         python_model=str(Path(__file__).with_name("served_model.py")),
         artifacts={"composition": str(staging / "composition.json")},
         signature=_SIGNATURE,
@@ -179,12 +195,6 @@ def _save_files(staging: Path, model: LoggedModel, files: _Files, run_id: str) -
         # A fixed list: without one MLflow finds out by loading the model in another process.
         pip_requirements=[f"mlflow=={mlflow.__version__}"],
     )
-    # Not through MLflow's `artifacts`, which would copy the weights to /tmp first.
-    folder = staging / "model" / "artifacts"
-    _copy_verified(files.adapters, folder / "adapters", {expert.shard: expert.adapter for expert in files.document.experts})
-    if files.centroids is not None:
-        named = {expert.shard: expert.centroids for expert in files.document.experts if expert.centroids is not None}
-        _copy_verified(files.centroids, folder / "centroids", named)
 
 
 def _copy_verified(sources: Mapping[int, Path], folder: Path, digests: Mapping[int, Digest]) -> None:

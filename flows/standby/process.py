@@ -20,7 +20,10 @@ from flows.standby.channel import Job, address_file, receive_job, receive_messag
 from tasks.files import write_atomically
 from tasks.workspace import Workspace
 
-_LOADED = ("flows.cli", "flows.commands", "flows.forget", "flows.learn", "flows.resume", "tasks.notifying", "matplotlib.figure")
+_LOADED = ["flows.cli", "flows.commands", "flows.forget", "flows.learn", "flows.resume", "tasks.notifying"]
+# What libraries import at their first call.
+_LOADED += ["dvc.repo", "dvc.repo.push", "networkx", "ruamel.yaml", "scmrepo.git", "alembic.command", "sqlalchemy.dialects.sqlite"]
+_LOADED += ["mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store", "matplotlib.backends.backend_agg"]
 
 
 def wait_for_job(ws: Workspace) -> None:
@@ -28,9 +31,12 @@ def wait_for_job(ws: Workspace) -> None:
     configure_libraries()
     for name in _LOADED:
         import_module(name)
+    from tasks.model_registry import rehearse_registration
     from tasks.workers import load_workers
 
     load_workers()
+    with tempfile.TemporaryDirectory() as folder:
+        rehearse_registration(Path(folder))
     loaded = _describe_code()
     connection = _accept_one(ws)
     with connection:
