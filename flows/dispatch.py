@@ -15,7 +15,7 @@ import asyncio
 import multiprocessing
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +65,15 @@ class _Waiting:
     pause: float
 
 
-async def dispatch(ws: Workspace, server: "subprocess.Popen[bytes]", *, url: str, reconcile_seconds: float) -> None:
+async def dispatch(
+    ws: Workspace,
+    server: "subprocess.Popen[bytes]",
+    *,
+    url: str,
+    on_ready: Callable[[dict[str, object]], None],
+    standby: bool,
+    reconcile_seconds: float,
+) -> None:
     """Serve the inbox until SIGINT or SIGTERM, then end the run that is under way.
 
     Raises:
@@ -80,9 +88,10 @@ async def dispatch(ws: Workspace, server: "subprocess.Popen[bytes]", *, url: str
         while not (runner.started or running.done()):
             await asyncio.sleep(0.05)
         stopping = asyncio.create_task(_catch_signals().wait())
-        readying = asyncio.create_task(keep_standby(ws))
+        readying = asyncio.create_task(keep_standby(ws) if standby else asyncio.Event().wait())
         watching = asyncio.create_task(_watch(ws, client, deployments, server, reconcile_seconds))
         say(f"serving on {url}; the inbox is {ws.inbox}")
+        on_ready({"url": url, "inbox": str(ws.inbox)})
         try:
             ended, _ = await asyncio.wait({running, watching, stopping, readying}, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:

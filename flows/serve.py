@@ -5,6 +5,7 @@ Prefect reads its settings when it's imported, so nothing here imports it before
 
 import asyncio
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.environment import configure_libraries
@@ -13,12 +14,21 @@ from flows.session import open_for_flow
 from tasks.inbox import create_inbox
 
 
-def run_serve(directory: Path, port: int, *, reconcile_seconds: float = 30.0) -> None:
+def run_serve(
+    directory: Path,
+    port: int,
+    *,
+    on_ready: Callable[[dict[str, object]], None] = lambda document: None,
+    standby: bool = True,
+    reconcile_seconds: float = 30.0,
+) -> None:
     """Serve the workspace's inbox until SIGINT or SIGTERM.
 
     Args:
         directory: the workspace.
         port: of the Prefect server, on 127.0.0.1.
+        on_ready: told the server's address and the inbox once.
+        standby: whether a process lies ready for `lethe submit` and `lethe learn`; see `flows.standby`.
         reconcile_seconds: when an item that has no run is given one.
 
     Raises:
@@ -32,6 +42,7 @@ def run_serve(directory: Path, port: int, *, reconcile_seconds: float = 30.0) ->
         with prefect_server(ws, port) as server:
             from flows.dispatch import dispatch
 
-            asyncio.run(dispatch(ws, server, url=f"http://127.0.0.1:{port}", reconcile_seconds=reconcile_seconds))
+            url = f"http://127.0.0.1:{port}"
+            asyncio.run(dispatch(ws, server, url=url, on_ready=on_ready, standby=standby, reconcile_seconds=reconcile_seconds))
     except KeyboardInterrupt:
         pass

@@ -2,6 +2,8 @@
 once; a test that changes something does so in a copy, by which it's tested that a workspace can be moved.
 """
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from built_workspace import Built, Forgotten, copy_workspace, generate_cells
 from tiny_workspace import lethe, make_workspace, owners_of, set_parameters, signed_request
 from workspace_snapshot import read_adapters
 
+from tasks.locks import exclusive_lock
 from tasks.workspace import Workspace
 
 
@@ -23,9 +26,16 @@ def prefect_server() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def built(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """All owners' model. Shared by all tests, so only to be read."""
-    ws = make_workspace(tmp_path_factory.mktemp("built") / "ws")
-    return Built(ws=ws, answer=lethe(ws, "build").document)
+    """All owners' model. Shared by all tests of all test processes, so only to be read; the first that asks builds it."""
+    here = tmp_path_factory.getbasetemp()
+    folder = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "built"
+    folder.mkdir(exist_ok=True)
+    ws, answer = Workspace(folder / "ws"), folder / "answer.json"
+    with exclusive_lock(folder / "lock"):
+        if not answer.is_file():
+            make_workspace(ws.root)
+            answer.write_text(json.dumps(lethe(ws, "build").document))
+    return Built(ws=ws, answer=json.loads(answer.read_text()))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from flows.serve import run_serve
-run_serve(Path(sys.argv[1]), int(sys.argv[2]), reconcile_seconds=float(sys.argv[3]))
+run_serve(Path(sys.argv[1]), int(sys.argv[2]), reconcile_seconds=float(sys.argv[3]), standby=sys.argv[4] == "True")
 """
 RECONCILE_SECONDS = 4.0
 
@@ -111,11 +111,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(ws: Workspace) -> Iterator[Served]:
+def serve(ws: Workspace, *, standby: bool = False) -> Iterator[Served]:
     """Serve the workspace; whatever is left of it at the end is killed."""
     port, log = free_port(), ws.root.parent / "serve.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {"PYTHONPATH": str(_REPOSITORY)}
-    command = [sys.executable, "-c", SERVE, str(ws.root), str(port), str(RECONCILE_SECONDS)]
+    command = [sys.executable, "-c", SERVE, str(ws.root), str(port), str(RECONCILE_SECONDS), str(standby)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ws.root.parent, env=environment, stdout=output, stderr=output, start_new_session=True)
     served = Served(ws=ws, port=port, process=process, log=log)

@@ -119,6 +119,7 @@ def test_a_batch_that_was_cut_short_is_gone_on_with(copied: Workspace, tmp_path:
     assert {answer["batch"] for answer in answers.values()} == {batch}
 
 
+@pytest.mark.slow
 def test_a_review_of_one_is_the_review_of_all(copied: Workspace, tmp_path: Path) -> None:
     set_parameters(copied, margin=1e-9)
     request = bulk_request(copied, tmp_path, {f"bulk-{number}": owner.owner_id for number, owner in enumerate(ASKING)})

@@ -53,6 +53,7 @@ def _cut(*arguments: object, **named: object) -> None:
     raise PowerCut
 
 
+@pytest.mark.slow
 def test_a_flow_that_is_cut_short_at_every_step_ends_as_one_that_was_not(
     copied: Workspace, forgotten: Forgotten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_flow_that_is_cut_short_at_every_step_ends_as_one_that_was_not(
     assert files_holding(copied.root, gone) == {}
 
 
+@pytest.mark.slow
 def test_until_the_decision_is_logged_the_stopped_version_serves(
     copied: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

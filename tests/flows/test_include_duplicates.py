@@ -13,6 +13,7 @@ from tasks.manifest_store import load_manifests
 from tasks.workspace import Workspace
 
 
+@pytest.mark.slow
 def test_a_chosen_duplicate_goes_with_the_owner_and_stays_away(copied: Workspace, tmp_path: Path) -> None:
     owner = owners_of(0, 1)[0]
     png, sample_id = owner.pictures[0].png, owner.sample_ids[0]

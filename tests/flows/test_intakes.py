@@ -103,6 +103,7 @@ def drop_file(ws: Workspace, folder: Path, **phones: str) -> Path:
     return signed(ws, folder / "download.zip", buffer.getvalue())
 
 
+@pytest.mark.slow
 def test_drop_from_the_archive_to_the_upload(built: Built, tmp_path: Path) -> None:
     ws = copy_workspace(built.ws, tmp_path / "ws")
     phones = {f"w_{number}": f"+1 415 555 000{number}" for number in range(1, 5)} | {"w_5": PHONE}

@@ -108,6 +108,7 @@ def test_a_gate_that_does_not_pass_asks_a_person(copied: Workspace, tmp_path: Pa
     assert champion(copied).version == answer["candidate_version"]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_learnt_owner_can_be_forgotten_again(copied: Workspace, built: Built, tmp_path: Path) -> None:
     learnt = lethe(copied, "learn", _folder(tmp_path / "mine", 20), "--owner", NEWCOMER, "--tier", "contested").document
     assert (learnt["model_version"], learnt["stage"]) == (2, 1)

@@ -257,6 +257,7 @@ def test_after_a_hold_a_request_is_planned_and_approved_anew(copied: Workspace, 
     ]
 
 
+@pytest.mark.slow
 def test_a_held_sample_stays_and_the_rest_goes(copied: Workspace, tmp_path: Path) -> None:
     owner = owners_of(2)[0]
     held = owner.sample_ids[0]

@@ -134,6 +134,7 @@ def test_under_another_fingerprint_nothing_is_compared(forgot: Workspace, tmp_pa
     assert all("another fingerprint" in entry["reason"] for entry in document["not_comparable"])
 
 
+@pytest.mark.slow
 def test_what_a_later_deletion_erased_is_reported_as_such(forgot: Workspace, tmp_path: Path) -> None:
     owner = owners_of(0, 0)[0]
     answer = lethe(forgot, "submit", signed_request(forgot, tmp_path / "requests", owner_ids=[owner.owner_id])).document

@@ -66,6 +66,7 @@ def test_rejecting_keeps_what_serves(waiting: tuple[Workspace, dict[str, object]
     assert champion(ws).version > answer["model_version"]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_accepting_later_undoes_nothing_that_came_since(waiting: tuple[Workspace, dict[str, object]], tmp_path: Path) -> None:
     ws = copy_workspace(waiting[0], tmp_path / "ws")
     set_parameters(ws, margin=5.0)

@@ -75,6 +75,7 @@ def test_a_request_file_is_dealt_with_through_its_event(served: Served) -> None:
     served.wait_for(lambda: f"{outcome['item']} received\n{outcome['item']} refused: unsigned\n" in served.log.read_text())
 
 
+@pytest.mark.slow
 def test_a_refused_arrival_stays_for_mending(served: Served) -> None:
     folder = put_arrival(served.ws, {"owner_id": OWNER, "tier": "cold"})
     outcome = served.outcome("refused", "arrival")
@@ -110,6 +111,7 @@ def test_a_second_server_is_refused(served: Served, tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_lost_event_is_made_up_for(served: Served) -> None:
     for automation in served.ask("automations/filter"):
         served.ask(f"automations/{automation['id']}", "DELETE")

@@ -124,11 +124,11 @@ def test_beside_a_server_a_command_is_carried_out_by_the_process_that_waits(buil
     """Refused, interrupted, called again: as if the command had done it itself. The end of the server ends whoever waits."""
     ws = copy_workspace(built.ws, tmp_path / "ws")
     create_inbox(ws)
-    with serve(ws) as served:
+    with serve(ws, standby=True) as served:
         address = wait_until_ready(served)
         missing = call(ws, "submit", tmp_path / "missing.json")
         assert (missing.returncode, missing.stdout) == (1, "")
-        assert missing.stderr == f"lethe: {tmp_path / 'missing.json'}: cannot be read: No such file or directory\n"
+        assert missing.stderr == f"lethe: {tmp_path / 'missing.json'}: can't be read: No such file or directory\n"
 
         address = wait_until_ready(served, address)
         request = signed_request(ws, tmp_path / "requests", "r-1", owner_ids=[OWNERS[0].owner_id])
