@@ -4,6 +4,7 @@ import shutil
 from io import BytesIO
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from tiny_workspace import DOMAIN, lethe, owners_of, signed_request
 
