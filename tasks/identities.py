@@ -6,8 +6,8 @@ easily, so they are keyed with the workspace's secret: the file alone tells noth
 
 An identifier that several owners share finds nobody: one of them must not be able to erase the other's pictures.
 
-What came of each line of a request is kept under `.lethe/ledger/outcomes/` for its answer: the sender's number of the line and one word. A
-line whose owner's samples are held is noted anew when the request is taken up again.
+What came of each line of a request stands in an event of the ledger for its answer: the sender's number of the line and one word. A line
+whose owner's samples are held is noted anew when the request is taken up again. Unlinking destroys the event's body with the others.
 """
 
 import hashlib
@@ -15,8 +15,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
-from cdm_core.digests import Json, canonical_json, keyed_hash, sha256_digest
+from cdm_core.digests import Json, canonical_json, keyed_hash
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from cdm_core.intake.case_status import Outcome
 from cdm_core.intake.encodings import compute_drop_hash, standardise_email, standardise_phone
@@ -25,10 +26,13 @@ from cdm_core.requests import DeletionRequest, Identifier
 from tasks.files import write_atomically
 from tasks.holds import Hold, active_holds, find_held
 from tasks.keys import owner_secret
+from tasks.ledger import Ledger
 from tasks.locks import exclusive_lock
 from tasks.lookup import look_up
 from tasks.manifest_store import load_manifests
 from tasks.workspace import Workspace
+
+OUTCOMES_EVENT = "outcomes"
 
 _HELD: tuple[Outcome, ...] = ("exempted", "partly_held")
 _ALIASES = {"phone_number": "phone", "external_id": "controller_customer_id", "customer_id": "controller_customer_id"}
@@ -99,23 +103,14 @@ def keep_outcomes(ws: Workspace, request: DeletionRequest, now: datetime) -> Non
             outcome = _outcome(ws, _lookup(secret, table, identifier) & stored, holds)
             # Nobody's any more: what was held was erased meanwhile.
             outcomes[identifier.label] = "matched" if before in _HELD and outcome == "not_found" else outcome
-    path = _outcomes_path(ws, request.request_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, canonical_json(outcomes), mode=0o600)
+    if outcomes != known:
+        Ledger(ws).append(OUTCOMES_EVENT, request.request_id, {"lines": outcomes}, now)
 
 
 def load_outcomes(ws: Workspace, request_id: str) -> dict[str, Outcome]:
-    """What was noted of a request's lines."""
-    path = _outcomes_path(ws, request_id)
-    if not path.is_file():
-        return {}
-    outcomes: dict[str, Outcome] = json.loads(path.read_bytes())
-    return outcomes
-
-
-def erase_outcomes(ws: Workspace, request_id: str) -> None:
-    """Delete what was noted of a request's lines."""
-    _outcomes_path(ws, request_id).unlink(missing_ok=True)
+    """What was noted last of a request's lines."""
+    event = Ledger(ws).last(OUTCOMES_EVENT, request_id)
+    return {} if event is None else dict(cast(Mapping[str, Outcome], event.body["lines"]))
 
 
 def forget_identities(ws: Workspace, owner_keys: Iterable[str]) -> int:
@@ -194,7 +189,3 @@ def _save_table(ws: Workspace, table: Mapping[str, list[str]]) -> None:
 
 def _table_path(ws: Workspace) -> Path:
     return ws.keys / "identities.json"
-
-
-def _outcomes_path(ws: Workspace, request_id: str) -> Path:
-    return ws.ledger / "outcomes" / f"{sha256_digest(request_id.encode())[:32]}.json"

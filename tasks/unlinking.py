@@ -21,7 +21,6 @@ from cdm_core.digests import Json
 from cdm_core.errors import InvalidInputError, StateError
 from tasks.batches import batch_of, is_batch, members_of
 from tasks.files import write_atomically
-from tasks.identities import erase_outcomes
 from tasks.intake import spent_hash
 from tasks.ledger import CLOSED, Ledger, StoredRequest
 from tasks.locks import exclusive_lock
@@ -47,7 +46,6 @@ def unlink_request(ws: Workspace, request_id: str, now: datetime) -> dict[str, J
             if (case := ledger.request(name)) is None or case.status not in CLOSED:
                 raise StateError(f"{request_id}: its batch isn't closed")
         count = ledger.unlink(names, [spent_hash(ws, stored.digest, stored.request_id)], now)
-        erase_outcomes(ws, stored.request_id)
         _erase_told(ws, stored)
         ledger.sign_checkpoint()
     return {"request_id": stored.request_id, "unlinked": True, "events": count, "batch_unlinked": len(names) > 1}
