@@ -21,7 +21,7 @@ MAX_DEPTH = 32
 
 _YAML_NULLS = ("", "~", "null", "Null", "NULL")
 # libyaml parses 1 MB in a tenth of the time; PyYAML's own parser stands in where it wasn't compiled.
-SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def decode_text(content: bytes) -> str:
@@ -60,7 +60,7 @@ def load_yaml(text: str) -> Json:
     Raises:
         InvalidInputError: not YAML, or one of the features that the module refuses.
     """
-    events = yaml.parse(text, Loader=SafeLoader)
+    events = yaml.parse(text, Loader=_Loader)
     try:
         value = _read_document(events)
     except yaml.MarkedYAMLError as error:

@@ -3,13 +3,13 @@
 Pydantic guards the door since a person edits the file; inside, each component takes its own frozen part.
 """
 
+from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from cdm_core.documents import SafeLoader
 from cdm_core.errors import InvalidInputError
 from cdm_core.partition import Partition
 from cdm_core.tiers import Tier
@@ -191,14 +191,15 @@ class Settings(_Section):
         return Partition(shards=len(self.shard_ids), stages=self.stages, tiers=tuple(tiers))
 
 
+@lru_cache(maxsize=4)
 def parse_settings(content: bytes, source: str) -> Settings:
-    """Parse the file's bytes; `source` names it in errors.
+    """Parse the file's bytes; `source` names it in errors. Kept, since every step of a flow asks again.
 
     Raises:
         InvalidInputError: not YAML, or a value that is missing, unknown or out of range.
     """
     try:
-        settings = Settings.model_validate(yaml.load(content, Loader=SafeLoader))
+        settings = Settings.model_validate(yaml.safe_load(content))
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
     except ValidationError as error:

@@ -10,7 +10,6 @@ from typing import TypedDict
 
 import yaml
 
-from cdm_core.documents import SafeLoader
 from tasks.git import run_git
 from tasks.workspace import Workspace
 
@@ -54,7 +53,7 @@ def outputs_at(ws: Workspace, revision: str) -> dict[str, str]:
     names = run_git(ws.root, "ls-tree", "-r", "-z", "--name-only", revision).split("\0")
     outputs: dict[str, str] = {}
     for name in _data_files(names):
-        document: _DataFile = yaml.load(run_git(ws.root, "show", f"{revision}:{name}"), Loader=SafeLoader) or {}
+        document: _DataFile = yaml.safe_load(run_git(ws.root, "show", f"{revision}:{name}")) or {}
         entries = [*document.get("outs", []), *(entry for stage in document.get("stages", {}).values() for entry in stage.get("outs", []))]
         outputs |= {str(PurePosixPath(name).parent / entry["path"]): entry["md5"] for entry in entries if "md5" in entry}
     return outputs
@@ -72,7 +71,7 @@ def references_ever(ws: Workspace) -> set[Reference]:
 
 def parse_references(name: str, content: str) -> set[Reference]:
     """References in one `.dvc` file or `dvc.lock`; `name` is its path, which those inside are relative to."""
-    document: _DataFile = yaml.load(content, Loader=SafeLoader) or {}
+    document: _DataFile = yaml.safe_load(content) or {}
     entries = list(document.get("outs", []))
     for stage in document.get("stages", {}).values():
         entries += stage.get("deps", []) + stage.get("outs", [])

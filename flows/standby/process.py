@@ -27,7 +27,7 @@ _LOADED += ["mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_regist
 
 
 def wait_for_job(ws: Workspace) -> None:
-    """Load everything, wait for one command, carry it out, end with its exit code."""
+    """Load everything, wait for one command, carry it out, tell its exit code."""
     configure_libraries()
     for name in _LOADED:
         import_module(name)
@@ -52,7 +52,6 @@ def wait_for_job(ws: Workspace) -> None:
         done.set()
         with suppress(OSError):  # nobody waits for it any more
             send_message(connection, {"exit_code": code})
-    sys.exit(code)
 
 
 def _accept_one(ws: Workspace) -> socket.socket:
