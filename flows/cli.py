@@ -400,9 +400,7 @@ def ui(
 @app.command()
 def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the Prefect server, on 127.0.0.1.")] = 4200,
-    standby: Annotated[
-        bool, typer.Option("--standby/--no-standby", help="Keep a process ready that submit and learn run in; it holds 1.6 GB.")
-    ] = True,
+    standby: Annotated[bool, typer.Option("--standby/--no-standby", help="Keep a process ready that submit and learn run in.")] = True,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:

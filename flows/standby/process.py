@@ -29,6 +29,7 @@ _LOADED += ["mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_regist
 def wait_for_job(ws: Workspace) -> None:
     """Load everything, wait for one command, carry it out, tell its exit code."""
     configure_libraries()
+    loaded = _describe_code()  # first: what changes while it loads counts as changed
     for name in _LOADED:
         import_module(name)
     from tasks.model_registry import rehearse_registration
@@ -37,7 +38,6 @@ def wait_for_job(ws: Workspace) -> None:
     load_workers()
     with tempfile.TemporaryDirectory() as folder:
         rehearse_registration(Path(folder))
-    loaded = _describe_code()
     connection = _accept_one(ws)
     with connection:
         received = receive_job(connection)

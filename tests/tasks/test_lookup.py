@@ -65,7 +65,7 @@ def _indexed(monkeypatch: pytest.MonkeyPatch) -> None:
 _rows = st.sets(st.tuples(st.sampled_from(_OWNERS), st.sampled_from(_SAMPLES), st.integers(0, 3)), max_size=12)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.fixed_dictionaries({0: _rows, 1: _rows}), st.sets(st.sampled_from([*_OWNERS, "nobody"])), st.sets(st.sampled_from([*_SAMPLES, "x"]))
 )
