@@ -20,6 +20,7 @@ from cdm_core.errors import InvalidInputError
 MAX_DEPTH = 32
 
 _YAML_NULLS = ("", "~", "null", "Null", "NULL")
+_PARSER_TOO_DEEP = "exceeded maximum nesting depth"  # libyaml reads ahead, and since PyYAML 6.0.4 stops at 1,000 levels of its own
 # libyaml parses 1 MB in a tenth of the time; PyYAML's own parser stands in where it wasn't compiled.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -65,6 +66,8 @@ def load_yaml(text: str) -> Json:
         value = _read_document(events)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
+        if error.problem == _PARSER_TOO_DEEP:
+            raise InvalidInputError(f"not plain YAML: line {line}: nested too deeply") from error
         raise InvalidInputError(f"not YAML: line {line}: {error.problem or 'unreadable'}") from error
     except yaml.YAMLError as error:
         raise InvalidInputError(f"not YAML: {str(error).splitlines()[0]}") from error
