@@ -3,7 +3,7 @@
 A grant names the workspace it is for by the keyid of the workspace's key, so that a grant for one model opens no other, whoever signed
 it. It travels as a DSSE envelope signed with the workspace's key (the document below is the Statement's predicate, the workspace its
 subject), or as the plain document with a registered issuer's signature beside it. Signatures are checked over the bytes first, by
-`tasks.entitlements`; nothing here decides whom to trust.
+`tasks.models.entitlements`; nothing here decides whom to trust.
 
 What a grant allows is a list of shards. Everything else follows from a composition being a list too: the restricted composition is the
 very document that a workspace without the other shards would serve, so neither their adapters nor their counts can reach a pixel.

@@ -16,7 +16,7 @@ def run_answer(directory: Path, request_id: str, form: str) -> dict[str, object]
     from cdm_core.intake.drp import answer_drp
     from cdm_core.intake.fides import answer_fides
     from cdm_core.intake.opendsr import answer_opendsr
-    from tasks.answers import read_case
+    from tasks.requests.answers import read_case
 
     if form not in get_args(AnswerFormat):
         raise InvalidInputError(f"{form}: not one of {', '.join(get_args(AnswerFormat))}")
@@ -33,6 +33,6 @@ def run_answer(directory: Path, request_id: str, form: str) -> dict[str, object]
 
 def run_add_identities(directory: Path, owner_id: str, identifiers: list[tuple[str, str]]) -> dict[str, object]:
     """Say by what an owner is known to senders; the answer names neither."""
-    from tasks.identities import add_identities
+    from tasks.requests.identities import add_identities
 
     return {"added": add_identities(open_workspace(directory), owner_id, identifiers), "given": len(identifiers)}

@@ -17,11 +17,11 @@ from cdm_core.errors import InvalidInputError, StateError
 from cdm_core.fingerprint import NUM_THREADS
 from cdm_core.serving import ComposedModel, load_composed_model
 from flows.console import progress_bars
-from tasks.compositions import centroid_files
+from tasks.data.pictures import normalise_picture
 from tasks.files import write_atomically
-from tasks.model_registry import adapters_of, champion, composition_of
-from tasks.pictures import normalise_picture
-from tasks.weights_plot import plot_weights
+from tasks.models.compositions import centroid_files
+from tasks.models.model_registry import adapters_of, champion, composition_of
+from tasks.plots.weights_plot import plot_weights
 from tasks.workspace import open_workspace
 
 _PROBES = 2

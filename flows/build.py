@@ -21,14 +21,13 @@ from cdm_core.composition import Composition, Expert
 from cdm_core.digests import Json
 from cdm_core.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, measure, train
-from tasks.adapter_gains import AdapterGain
-from tasks.audit_log import AuditSummary, end_run, open_run
 from tasks.clock import utc_now
-from tasks.compositions import compose, expert_of, save_composition
-from tasks.data_versions import commit_data, commit_training, require_committed
-from tasks.ledger import Ledger
-from tasks.promotion import PREPARED
-from tasks.release import (
+from tasks.data.data_versions import commit_data, commit_training, require_committed
+from tasks.evidence.audit_log import AuditSummary, end_run, open_run
+from tasks.ledger.store import Ledger
+from tasks.models.compositions import compose, expert_of, save_composition
+from tasks.models.promotion import PREPARED
+from tasks.models.release import (
     adapters_by_shard,
     champion_composition,
     data_artifacts,
@@ -38,8 +37,9 @@ from tasks.release import (
     register,
     sign_record,
 )
-from tasks.shard_training import TrainedShard
-from tasks.tracking import create_tracking
+from tasks.models.tracking import create_tracking
+from tasks.training.adapter_gains import AdapterGain
+from tasks.training.shard_training import TrainedShard
 from tasks.workspace import Workspace
 
 

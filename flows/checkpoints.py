@@ -11,7 +11,7 @@ Document = dict[str, object]
 
 def run_checkpoints(directory: Path, *, collect: bool) -> Document:
     """List the store; with `collect`, delete what nothing refers to first, while no flow runs."""
-    from tasks.checkpoint_references import collect_checkpoints, list_checkpoints
+    from tasks.training.checkpoint_references import collect_checkpoints, list_checkpoints
 
     ws = open_workspace(directory)
     collected: Document = {}

@@ -15,22 +15,22 @@ from flows.console import progress_bars, say
 from flows.policy import PlanGuard, add_due, plan_guard, record_key_change, write_plan
 from flows.session import flow_session, open_for_flow
 from tasks.clock import utc_now
-from tasks.workers import Progress
+from tasks.training.workers import Progress
 from tasks.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
     from cdm_core.intake.detection import Format
-    from tasks.arrivals import Arrival
+    from tasks.requests.arrivals import Arrival
 
 Document = dict[str, object]
 
 
 def run_init(directory: Path, *, shards: int, stages: int) -> Document:
     """Make a workspace of OpenMoji."""
+    from tasks.data.openmoji import render_openmoji
+    from tasks.data.workspace_init import check_directory, create_workspace
     from tasks.keys import create_keys, owner_secret
-    from tasks.openmoji import render_openmoji
-    from tasks.tracking import create_tracking
-    from tasks.workspace_init import check_directory, create_workspace
+    from tasks.models.tracking import create_tracking
 
     root = directory.resolve()
     check_directory(root)
@@ -52,8 +52,8 @@ def run_init(directory: Path, *, shards: int, stages: int) -> Document:
 
 def run_build(directory: Path) -> Document:
     """Build the whole model."""
-    from tasks.manifest_store import count_samples, load_manifests
-    from tasks.suppression import refuse_resurrected
+    from tasks.data.manifest_store import count_samples, load_manifests
+    from tasks.deletion.suppression import refuse_resurrected
 
     ws, started = open_for_flow(directory), time.monotonic()
     num_samples = count_samples(load_manifests(ws))
@@ -94,9 +94,9 @@ def run_plan(directory: Path, file: Path, *, include_duplicates: str = "none", o
     """Plan a request file without asking for its signature, since nothing is done; `out` gets the document that is approved."""
     from cdm_core.digests import sha256_digest
     from cdm_core.intake.reception import parse_any
-    from tasks.duplicates import find_duplicates, parse_choice
-    from tasks.intake import read_content
-    from tasks.planning import build_plan, summarise_plan
+    from tasks.plans.duplicates import find_duplicates, parse_choice
+    from tasks.plans.planning import build_plan, summarise_plan
+    from tasks.requests.intake import read_content
 
     ws = open_workspace(directory)
     content, choice = read_content(file), parse_choice(include_duplicates)
@@ -127,9 +127,9 @@ def run_submit(
     A refused request of a bulk file doesn't keep the others from being carried out; its answer says so. With a plan, the requests of a bulk
     file are carried out together, and nothing else with them.
     """
-    from tasks.duplicates import parse_choice, save_choice
-    from tasks.intake import receive_file
-    from tasks.ledger import Ledger
+    from tasks.ledger.store import Ledger
+    from tasks.plans.duplicates import parse_choice, save_choice
+    from tasks.requests.intake import receive_file
 
     ws = open_for_flow(directory)
     choice = parse_choice(include_duplicates)
@@ -163,10 +163,10 @@ def forget_received(
             return answer  # given while this process waited for the flow's lock
         from flows.forget import forget
         from flows.resume import finish_interrupted
-        from tasks.batches import case_under_way, coalesce
-        from tasks.case import Case
-        from tasks.notifying import deliver_callbacks
-        from tasks.planning import refuse_request
+        from tasks.ledger.case import Case
+        from tasks.plans.planning import refuse_request
+        from tasks.requests.batches import case_under_way, coalesce
+        from tasks.requests.notifying import deliver_callbacks
 
         finish_interrupted(ws, but=request_id)
         if (answer := _earlier_answer(ws, request_id)) is not None:
@@ -190,8 +190,8 @@ def forget_received(
 
 
 def _earlier_answer(ws: Workspace, request_id: str) -> Document | None:
-    from tasks.holds import sweep_holds
-    from tasks.ledger import OPEN, Ledger
+    from tasks.ledger.store import OPEN, Ledger
+    from tasks.requests.holds import sweep_holds
 
     sweep_holds(ws, utc_now())
     stored = Ledger(ws).request(request_id)
@@ -210,8 +210,8 @@ def _forget_or_explain(ws: Workspace, request_id: str, guard: PlanGuard | None, 
 
 def run_learn(directory: Path, folder: Path, owner: str, tier: str | int | None) -> Document:
     """Take an owner's folder in and learn it; a tier of digits is a stage's number."""
-    from tasks.arrivals import read_arrival
-    from tasks.ledger import Ledger
+    from tasks.ledger.store import Ledger
+    from tasks.requests.arrivals import read_arrival
 
     ws = open_for_flow(directory)
     if isinstance(tier, str) and tier.removeprefix("-").isdecimal():
@@ -222,8 +222,8 @@ def run_learn(directory: Path, folder: Path, owner: str, tier: str | int | None)
 
 def learn_arrival(ws: Workspace, arrival: "Arrival", *, show_progress: bool) -> Document:
     """Store an arrival and run the learn flow, or give the answer that it was given before."""
-    from tasks.learning import receive_arrival
-    from tasks.ledger import Ledger
+    from tasks.ledger.store import Ledger
+    from tasks.models.learning import receive_arrival
 
     stored = Ledger(ws).request(arrival.request_id)
     if stored is not None and stored.answer is not None:
@@ -240,12 +240,12 @@ def learn_arrival(ws: Workspace, arrival: "Arrival", *, show_progress: bool) -> 
 
 def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -> Document:
     """Sign a person's decision."""
-    from tasks.batches import batch_of, is_batch, requests_of, review_batch
-    from tasks.case import Case
-    from tasks.deciding import review
-    from tasks.ledger import Ledger
+    from tasks.ledger.case import Case
+    from tasks.ledger.store import Ledger
     from tasks.locks import exclusive_lock
-    from tasks.notifying import tell
+    from tasks.models.deciding import review
+    from tasks.requests.batches import batch_of, is_batch, requests_of, review_batch
+    from tasks.requests.notifying import tell
 
     if not reason.strip():
         raise InvalidInputError("reason: must not be empty")
@@ -262,7 +262,7 @@ def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -
 
 def run_status(directory: Path, request_id: str | None, *, overdue: bool = False, due_in: str | None = None) -> Document:
     """List requests, and when they are due."""
-    from tasks.ledger import Ledger
+    from tasks.ledger.store import Ledger
 
     ws = open_for_flow(directory)
     ledger = Ledger(ws)
@@ -288,7 +288,7 @@ def run_status(directory: Path, request_id: str | None, *, overdue: bool = False
 
 def run_ui(directory: Path, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve the MLflow UI until it's interrupted; `on_ready` is told its address."""
-    from tasks.tracking import serve_ui
+    from tasks.models.tracking import serve_ui
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server, which leads its own process group, would stay
     server = serve_ui(open_workspace(directory), port, say=say)
@@ -306,8 +306,8 @@ def run_train_shard(directory: Path, shard: int) -> Document:
     import torch
 
     from cdm_core.fingerprint import NUM_THREADS
-    from tasks.shard_training import train_shard
-    from tasks.suppression import refuse_resurrected
+    from tasks.deletion.suppression import refuse_resurrected
+    from tasks.training.shard_training import train_shard
 
     torch.set_num_threads(NUM_THREADS)
     ws = Workspace(directory.resolve())
@@ -321,8 +321,8 @@ def run_train_shard(directory: Path, shard: int) -> Document:
 
 
 def _num_steps(ws: Workspace, shards: Sequence[int]) -> int:
-    from tasks.manifest_store import load_manifest
-    from tasks.shard_training import stage_steps
+    from tasks.data.manifest_store import load_manifest
+    from tasks.training.shard_training import stage_steps
 
     settings = ws.settings()
     return sum(sum(stage_steps(load_manifest(ws, shard), settings)) for shard in shards)

@@ -7,7 +7,7 @@ from functools import cache
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tasks.workers import Progress as ReportProgress
+from tasks.training.workers import Progress as ReportProgress
 
 
 @cache

@@ -12,7 +12,7 @@ from flows.commands import run_add_issuer, run_build, run_init, run_learn, run_p
 from flows.generate import run_generate
 from flows.receipts import run_verify
 from tasks.clock import utc_now
-from tasks.demo_pictures import draw_shapes
+from tasks.data.demo_pictures import draw_shapes
 
 OWNER = "designer-010"
 Tell = Callable[[str], None]

@@ -42,10 +42,10 @@ from flows.console import say
 from flows.receive import receive_arrival, receive_request
 from flows.standby.keeper import keep_standby
 from tasks.clock import utc_now
-from tasks.holds import sweep_holds
-from tasks.inbox import REQUEUED, InboxItem, Kind, scan_inbox
-from tasks.ledger import Ledger
-from tasks.notifying import deliver_callbacks
+from tasks.ledger.store import Ledger
+from tasks.requests.holds import sweep_holds
+from tasks.requests.inbox import REQUEUED, InboxItem, Kind, scan_inbox
+from tasks.requests.notifying import deliver_callbacks
 from tasks.workspace import Workspace
 
 _FLOWS: Mapping[Kind, Flow[Any, Any]] = {"request": receive_request, "arrival": receive_arrival}

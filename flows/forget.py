@@ -1,7 +1,7 @@
 """Forget: the procedure for a deletion request.
 
- 1. Receive: the bytes were kept and the signature verified before parsing (`tasks.intake`, before this flow starts).
- 2. Resolve the request, or all that wait together (`tasks.batches`), to owners, shards, stages and samples.
+ 1. Receive: the bytes were kept and the signature verified before parsing (`tasks.requests.intake`, before this flow starts).
+ 2. Resolve the request, or all that wait together (`tasks.requests.batches`), to owners, shards, stages and samples.
  3. Plan what will be retrained, reused and erased; the plan is kept until the request is closed.
  4. Approval: the registered issuer's signature over the request is all that policy asks for here.
  5. Stop: compose each hit shard's last clean checkpoint, sign, log, promote. From here on nothing served uses the data.
@@ -29,17 +29,18 @@ from cdm_core.digests import Digest, Json
 from cdm_core.membership import Membership
 from cdm_core.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, generate, train
-from tasks import attacking, batches, forgetting, purging
-from tasks.case import Case, Served
-from tasks.classifiers import retrain_classifier as train_again
-from tasks.deciding import Judged
-from tasks.evaluation import ShardDescription
-from tasks.membership import Recalled
-from tasks.notifying import Stage, tell
-from tasks.planning import ForgetPlan
-from tasks.shard_training import TrainedShard
-from tasks.traces import describe_traces
-from tasks.workers import active_pool
+from tasks.deletion import attacking, forgetting, purging
+from tasks.deletion.membership import Recalled
+from tasks.evidence.traces import describe_traces
+from tasks.ledger.case import Case, Served
+from tasks.models.deciding import Judged
+from tasks.models.evaluation import ShardDescription
+from tasks.plans.planning import ForgetPlan
+from tasks.requests import batches
+from tasks.requests.notifying import Stage, tell
+from tasks.training.classifiers import retrain_classifier as train_again
+from tasks.training.shard_training import TrainedShard
+from tasks.training.workers import active_pool
 from tasks.workspace import Workspace
 
 

@@ -14,13 +14,13 @@ from cdm_core.serving import load_composed_model
 from flows.console import progress_bars
 from flows.grant import parse_shards
 from flows.protect import generate_protected
-from tasks.caption_counts import count_captions
-from tasks.classifiers import find_or_train_classifier
 from tasks.clock import utc_now
-from tasks.compositions import centroid_files
-from tasks.entitlements import load_grant
+from tasks.data.caption_counts import count_captions
 from tasks.files import write_atomically
-from tasks.model_registry import adapters_of, champion, composition_of
+from tasks.models.compositions import centroid_files
+from tasks.models.entitlements import load_grant
+from tasks.models.model_registry import adapters_of, champion, composition_of
+from tasks.training.classifiers import find_or_train_classifier
 from tasks.workspace import open_workspace
 
 _BATCH = 256

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cdm_core.errors import InvalidInputError
 from tasks.clock import utc_now
-from tasks.entitlements import write_grant
+from tasks.models.entitlements import write_grant
 from tasks.workspace import open_workspace
 
 

@@ -11,7 +11,7 @@ from tasks.clock import utc_now
 
 def run_hold_add(directory: Path, *, samples: Sequence[str], owners: Sequence[str], ground: str, until: str, note: str | None) -> Document:
     """Hold samples until a time."""
-    from tasks.holds import add_hold, describe_hold
+    from tasks.requests.holds import add_hold, describe_hold
 
     moment = parse_moment(until)
     if moment is None:
@@ -23,14 +23,14 @@ def run_hold_add(directory: Path, *, samples: Sequence[str], owners: Sequence[st
 
 def run_hold_release(directory: Path, hold_id: str) -> Document:
     """End a hold."""
-    from tasks.holds import release_hold
+    from tasks.requests.holds import release_hold
 
     return {"hold_id": hold_id, "requeued": release_hold(open_for_flow(directory), hold_id, utc_now())}
 
 
 def run_hold_list(directory: Path) -> Document:
     """List the holds that count; expired ones are ended first."""
-    from tasks.holds import active_holds, describe_hold, sweep_holds
+    from tasks.requests.holds import active_holds, describe_hold, sweep_holds
 
     ws = open_for_flow(directory)
     sweep_holds(ws, utc_now())

@@ -16,11 +16,11 @@ from cdm_core.composition import Composition
 from cdm_core.digests import Json
 from cdm_core.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, train
-from tasks import learning
-from tasks.case import Case, Served
-from tasks.evaluation import ShardDescription
-from tasks.manifest_store import load_manifests
-from tasks.shard_training import TrainedShard, stage_steps
+from tasks.data.manifest_store import load_manifests
+from tasks.ledger.case import Case, Served
+from tasks.models import learning
+from tasks.models.evaluation import ShardDescription
+from tasks.training.shard_training import TrainedShard, stage_steps
 from tasks.workspace import Workspace
 
 

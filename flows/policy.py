@@ -53,7 +53,7 @@ def run_keys_list(directory: Path) -> Document:
 def record_key_change(ws: Workspace) -> None:
     """Let the ledger know the registry's revision, so that an older one can't be put back unseen."""
     from tasks.keys import load_registry
-    from tasks.ledger import Ledger
+    from tasks.ledger.store import Ledger
 
     registry, ledger = load_registry(ws), Ledger(ws)
     known = ledger.last("keys_changed", None)
@@ -64,15 +64,15 @@ def record_key_change(ws: Workspace) -> None:
 
 def run_extend(directory: Path, request_id: str, reason: str) -> Document:
     """Extend a request's period."""
-    from tasks.due import extend_request
+    from tasks.requests.due import extend_request
 
     return dict(extend_request(open_for_flow(directory), request_id, reason, utc_now()))
 
 
 def add_due(ws: Workspace, rows: Sequence[Document], *, overdue: bool, due_in: str | None) -> list[Document]:
     """Status rows with when each is due; only those that are overdue, or due within a span, if so asked."""
-    from tasks.due import find_due
-    from tasks.ledger import Ledger
+    from tasks.ledger.store import Ledger
+    from tasks.requests.due import find_due
 
     now, ledger = utc_now(), Ledger(ws)
     until = None if due_in is None else now + parse_span(due_in)
@@ -92,7 +92,7 @@ def add_due(ws: Workspace, rows: Sequence[Document], *, overdue: bool, due_in: s
 def write_plan(ws: Workspace, content: bytes, file: Path, out: Path, choice: str | tuple[str, ...]) -> Document:
     """Write a request file's plan document; what `lethe plan --out` adds to its answer."""
     from tasks.files import write_atomically
-    from tasks.plan_documents import build_plan_document, encode_plan_document
+    from tasks.plans.plan_documents import build_plan_document, encode_plan_document
 
     document = build_plan_document(ws, content, file.name, file.parent, utc_now(), choice)
     encoded = encode_plan_document(document)
@@ -103,7 +103,7 @@ def write_plan(ws: Workspace, content: bytes, file: Path, out: Path, choice: str
 
 def run_approve(directory: Path, plan: Path, key: Path) -> Document:
     """Sign a plan."""
-    from tasks.approving import approve_plan
+    from tasks.plans.approving import approve_plan
 
     return dict(approve_plan(open_for_flow(directory), plan, key, utc_now()))
 
@@ -124,9 +124,9 @@ def plan_guard(ws: Workspace, file: Path, content: bytes, plan: Path | None, key
         return None
 
     def guard(case_id: str) -> "Mapping[str, Json] | None":
-        from tasks.approving import require_approvals
-        from tasks.case import Case
-        from tasks.plan_documents import parse_plan_document, require_no_drift
+        from tasks.ledger.case import Case
+        from tasks.plans.approving import require_approvals
+        from tasks.plans.plan_documents import parse_plan_document, require_no_drift
 
         case, plan_content = Case(ws, case_id), _read(plan)
         document = parse_plan_document(plan_content, plan.name)

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cdm_core.pretraining.backbone import BackboneTrainingConfig
 from cdm_core.pretraining.clip import ClipTrainingConfig
 from flows.console import progress_bars, stderr
-from tasks.model_card import write_model_card
-from tasks.pretraining import pretrain_backbone, pretrain_clip
-from tasks.weight_measures import measure_shipped_weights
+from tasks.pretraining.model_card import write_model_card
+from tasks.pretraining.recipes import pretrain_backbone, pretrain_clip
+from tasks.pretraining.weight_measures import measure_shipped_weights
 
 Document = dict[str, object]
 

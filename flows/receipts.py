@@ -12,8 +12,8 @@ def run_receipt(directory: Path, request_id: str, out: Path, second_key: Path | 
     """Write a closed request's receipt."""
     from cdm_core.receipts import verify_receipt
     from cdm_core.trusted_keys import parse_key_list
+    from tasks.evidence.receipts import export_keys, make_receipt
     from tasks.files import write_atomically
-    from tasks.receipts import export_keys, make_receipt
 
     ws = open_workspace(directory)
     content = make_receipt(ws, request_id, second_key)
@@ -25,8 +25,8 @@ def run_receipt(directory: Path, request_id: str, out: Path, second_key: Path | 
 def run_export_keys(directory: Path, out: Path) -> Document:
     """Write the key list for those who check receipts and records elsewhere."""
     from cdm_core.trusted_keys import parse_key_list
+    from tasks.evidence.receipts import export_keys
     from tasks.files import write_atomically
-    from tasks.receipts import export_keys
 
     content = export_keys(open_workspace(directory))
     write_atomically(out, content)
@@ -46,7 +46,7 @@ def run_verify(path: Path, directory: Path | None, trust: Path | None) -> Docume
 def _verify_receipt(path: Path, content: bytes, directory: Path | None, trust: Path | None) -> Document:
     from cdm_core.receipts import verify_receipt
     from cdm_core.trusted_keys import parse_key_list
-    from tasks.receipts import export_keys
+    from tasks.evidence.receipts import export_keys
 
     if trust is not None:
         trusted = parse_key_list(_read(trust), str(trust))
@@ -78,9 +78,9 @@ def _verify_receipt(path: Path, content: bytes, directory: Path | None, trust: P
 
 def _verify_record(path: Path, directory: Path | None, trust: Path | None) -> Document:
     from cdm_core.trusted_keys import parse_key_list
-    from tasks.judging import judge_record
+    from tasks.evidence.judging import judge_record
+    from tasks.evidence.records import find_root, verify_record
     from tasks.keys import load_record_keys
-    from tasks.records import find_root, verify_record
 
     root = find_root(path.resolve())
     ws = open_workspace(directory) if directory is not None else None if root is None else Workspace(root)
@@ -107,10 +107,10 @@ def _verify_record(path: Path, directory: Path | None, trust: Path | None) -> Do
 
 
 def _verify_ledger(path: Path) -> Document:
-    from tasks.judging import judge_ledger
-    from tasks.ledger import Ledger
-    from tasks.records import check_logged
-    from tasks.suppressed_bands import check_bands
+    from tasks.deletion.suppressed_bands import check_bands
+    from tasks.evidence.judging import judge_ledger
+    from tasks.evidence.records import check_logged
+    from tasks.ledger.store import Ledger
 
     ws = Workspace(path.parents[2])
     if not (ws.ledger / "ledger.sqlite").is_file():

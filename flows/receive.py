@@ -15,10 +15,12 @@ from prefect import flow
 from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, SuppressedError
 from flows.commands import Document, forget_received, learn_arrival
 from flows.console import say
-from tasks.arrivals import read_arrival
-from tasks.batches import receive_waiting
 from tasks.clock import utc_now
-from tasks.inbox import (
+from tasks.ledger.store import Ledger
+from tasks.locks import exclusive_lock
+from tasks.requests.arrivals import read_arrival
+from tasks.requests.batches import receive_waiting
+from tasks.requests.inbox import (
     REQUEUED,
     InboxItem,
     find_item,
@@ -29,10 +31,8 @@ from tasks.inbox import (
     reopen_arrival,
     retell_outcome,
 )
-from tasks.intake import receive_file
-from tasks.ledger import Ledger
-from tasks.locks import exclusive_lock
-from tasks.workers import end_with_parent
+from tasks.requests.intake import receive_file
+from tasks.training.workers import end_with_parent
 from tasks.workspace import Workspace
 
 _Refusal = RequestRefusedError | InvalidInputError | SuppressedError

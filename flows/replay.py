@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 from cdm_core.errors import InvalidInputError, StateError, VerificationError
 from flows.console import progress_bars, say
+from tasks.evidence.records import SignedRecord, find_root, list_records, read_record
 from tasks.keys import load_record_keys, load_trusted_keys
-from tasks.records import SignedRecord, find_root, list_records, read_record
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key  # type: ignore[attr-defined]  # re-exported without __all__
 
     from cdm_core.digests import Digest
-    from tasks.replaying import Prepared, ReplayTask
-    from tasks.shard_training import TrainedShard
+    from tasks.evidence.replaying import Prepared, ReplayTask
+    from tasks.training.shard_training import TrainedShard
 
 Document = dict[str, object]
 _LISTS = ("equal", "differing", "not_comparable", "missing_inputs")
@@ -49,7 +49,7 @@ def run_replay(path: Path, directory: Path | None, keys_place: Path | None, samp
 
 
 def _replay(record: SignedRecord, source: Workspace) -> Document:
-    from tasks.replaying import compare_task, differing_parts, prepare_scratch, read_task, skip_task
+    from tasks.evidence.replaying import compare_task, differing_parts, prepare_scratch, read_task, skip_task
 
     task = read_task(record, source)
     there, here = task.fingerprints
@@ -83,10 +83,10 @@ def _train(task: "ReplayTask", prepared: "Prepared", scratch: Workspace) -> tupl
     """Train the shards whose inputs are there, from nothing, each in a process of one thread; their centroids too."""
     if not prepared.shards:
         return [], {}
-    from tasks.evaluation import recompute_centroids
-    from tasks.manifest_store import load_manifest
-    from tasks.shard_training import stage_steps, train_shard
-    from tasks.workers import worker_pool
+    from tasks.data.manifest_store import load_manifest
+    from tasks.models.evaluation import recompute_centroids
+    from tasks.training.shard_training import stage_steps, train_shard
+    from tasks.training.workers import worker_pool
 
     steps = sum(sum(stage_steps(load_manifest(scratch, shard), scratch.settings())) for shard in prepared.shards)
     with progress_bars({"steps": steps}) as advance, worker_pool(on_progress=advance) as pool:
@@ -99,7 +99,7 @@ def _pick(folder: Path, keys: Sequence["Key"] | None, sample: str, count: int) -
     """How many records of the folder name a retraining, and those that the key picks."""
     from cdm_core.digests import sha256_digest
     from cdm_core.replay import choose_sample
-    from tasks.replaying import names_retraining
+    from tasks.evidence.replaying import names_retraining
 
     if not sample:
         raise InvalidInputError("sample: the key must not be empty")

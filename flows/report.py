@@ -23,9 +23,9 @@ from cdm_core.errors import InvalidInputError
 from cdm_core.fingerprint import NUM_THREADS
 from flows.console import print_document, progress_bars
 from tasks.clock import utc_now
+from tasks.data.openmoji import caption_groups
+from tasks.evidence.hardware import describe_hardware
 from tasks.files import write_atomically
-from tasks.hardware import describe_hardware
-from tasks.openmoji import caption_groups
 from tasks.paper_report.alignments import (
     alignment_models,
     coverage_models,
@@ -66,7 +66,7 @@ from tasks.paper_report.tables import (
     reference_of,
     table_models,
 )
-from tasks.workers import worker_pool
+from tasks.training.workers import worker_pool
 from tasks.workspace import open_workspace
 
 PAGE = "paper-report.html"

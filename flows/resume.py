@@ -6,10 +6,10 @@ finished first: a new flow must not build on a model whose deletion is half done
 
 from cdm_core.digests import Json
 from flows.console import say
-from tasks.case import Case
 from tasks.clock import utc_now
-from tasks.holds import sweep_holds
-from tasks.ledger import Ledger, StoredRequest
+from tasks.ledger.case import Case
+from tasks.ledger.store import Ledger, StoredRequest
+from tasks.requests.holds import sweep_holds
 from tasks.workspace import Workspace
 
 _UNDER_WAY = ("planned", "stopped", "retraining")

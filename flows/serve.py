@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.environment import configure_libraries
 from flows.prefect_server import prefect_server
 from flows.session import open_for_flow
-from tasks.inbox import create_inbox
+from tasks.requests.inbox import create_inbox
 
 
 def run_serve(

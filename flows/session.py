@@ -8,9 +8,9 @@ from flows.console import progress_bars
 from flows.environment import configure_prefect
 from flows.prefect_server import session_server
 from tasks.clock import utc_now
-from tasks.ledger import Ledger
+from tasks.ledger.store import Ledger
 from tasks.locks import exclusive_lock
-from tasks.workers import Progress, ignore_progress, worker_pool
+from tasks.training.workers import Progress, ignore_progress, worker_pool
 from tasks.workspace import Workspace, open_workspace
 
 
@@ -20,7 +20,7 @@ def flow_session(ws: Workspace, totals: Mapping[str, int | None] | None) -> Iter
     configure_prefect(ws.prefect)
     with exclusive_lock(ws.private / "flow.lock"), _bars(totals) as on_progress, worker_pool(on_progress=on_progress), session_server(ws):
         yield
-        from tasks.notifying import deliver_callbacks  # imports the samples' tables
+        from tasks.requests.notifying import deliver_callbacks  # imports the samples' tables
 
         deliver_callbacks(ws, utc_now())
         Ledger(ws).sign_checkpoint()

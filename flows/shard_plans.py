@@ -10,12 +10,12 @@ from flows.console import stdout, tell
 from tasks.workspace import open_workspace
 
 if TYPE_CHECKING:
-    from tasks.stage_planning import StagePlan
+    from tasks.plans.stage_planning import StagePlan
 
 
 def run_plan_shards(directory: Path, batch: int, *, show_table: bool) -> dict[str, object]:
     """Work the plans out; changes nothing."""
-    from tasks.stage_planning import build_stage_plan
+    from tasks.plans.stage_planning import build_stage_plan
 
     plan = build_stage_plan(open_workspace(directory), batch)
     if show_table:

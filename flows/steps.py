@@ -11,9 +11,9 @@ from prefect.cache_policies import NO_CACHE
 
 from cdm_core.composition import Composition
 from cdm_core.quality_gate import GateResult
-from tasks.adapter_gains import AdapterGain, measure_gain
-from tasks.compositions import adapter_files, centroid_files
-from tasks.evaluation import (
+from tasks.data.manifest_store import load_manifests
+from tasks.models.compositions import adapter_files, centroid_files
+from tasks.models.evaluation import (
     PictureRequest,
     ShardDescription,
     choose_pictures,
@@ -21,9 +21,9 @@ from tasks.evaluation import (
     generate_for,
     judge_compositions,
 )
-from tasks.manifest_store import load_manifests
-from tasks.shard_training import TrainedShard, train_shard
-from tasks.workers import active_pool
+from tasks.training.adapter_gains import AdapterGain, measure_gain
+from tasks.training.shard_training import TrainedShard, train_shard
+from tasks.training.workers import active_pool
 from tasks.workspace import Workspace
 
 

@@ -8,6 +8,6 @@ from tasks.clock import utc_now
 
 def run_unlink(directory: Path, request_id: str) -> dict[str, object]:
     """Destroy what leads from the ledger's leaves to a closed request."""
-    from tasks.unlinking import unlink_request
+    from tasks.ledger.unlinking import unlink_request
 
     return dict(unlink_request(open_for_flow(directory), request_id, utc_now()))

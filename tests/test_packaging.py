@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from tasks.shipped import shipped_file
+from tasks.data.shipped import shipped_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WEIGHTS = (
@@ -54,7 +54,7 @@ def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
 def test_templates_are_found_in_a_checkout_and_in_an_installed_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     assert {name: shipped_file(name) for name in TEMPLATES} == {name: REPOSITORY / source for name, source in TEMPLATES.items()}
     wheel.extractall(tmp_path)
-    code = f"from tasks.shipped import shipped_file; [print(shipped_file(name)) for name in {list(TEMPLATES)}]"
+    code = f"from tasks.data.shipped import shipped_file; [print(shipped_file(name)) for name in {list(TEMPLATES)}]"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True)
     assert printed.split() == [str(tmp_path / "tasks" / "data" / name) for name in TEMPLATES]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tasks.public_corpus import VENDORS, is_held_out
+from tasks.pretraining.public_corpus import VENDORS, is_held_out
 
 
 def make_tiny_corpus(directory: Path, *, num_training: int = 12, num_held_out: int = 4) -> Path:

@@ -14,9 +14,9 @@ from cdm_core.errors import InvalidInputError
 from cdm_core.retraining_sides import SIDES, SideRules, count_trace, draw_trace, mean_passes
 from flows.console import progress_bars, stdout
 from tasks.files import write_atomically
-from tasks.forget_plot import draw_forget_plot
-from tasks.retraining_bench import load_rows, time_retrainings, warm_up
-from tasks.workers import worker_pool
+from tasks.plots.forget_plot import draw_forget_plot
+from tasks.training.retraining_bench import load_rows, time_retrainings, warm_up
+from tasks.training.workers import worker_pool
 from tasks.workspace import open_workspace
 
 Document = dict[str, object]

@@ -1,4 +1,4 @@
-"""`lethe bench lookup`: what a look-up costs in manifests of many rows, by the look-up that `lethe plan` uses (`tasks.lookup`).
+"""`lethe bench lookup`: what a look-up costs in manifests of many rows, by the look-up that `lethe plan` uses (`tasks.data.lookup`).
 
 Making manifests and index is measured here; the look-ups are measured in a process of their own, which holds nothing else, so that its
 peak is theirs: imports, both look-ups, and every page of a mapped file that they touched. The index's making is a process of its own too.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cdm_core.errors import InvalidInputError, StateError
 from flows.console import progress_bars
-from tasks.many_samples import make_manifests
+from tasks.data.many_samples import make_manifests
 
 Document = dict[str, object]
 

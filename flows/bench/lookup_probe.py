@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tasks.lookup import look_up, make_indices
+from tasks.data.lookup import look_up, make_indices
 from tasks.workspace import Workspace
 
 

@@ -20,7 +20,7 @@ from flows.standby.channel import Job, address_file, receive_job, receive_messag
 from tasks.files import write_atomically
 from tasks.workspace import Workspace
 
-_LOADED = ["flows.cli", "flows.commands", "flows.forget", "flows.learn", "flows.resume", "tasks.notifying"]
+_LOADED = ["flows.cli", "flows.commands", "flows.forget", "flows.learn", "flows.resume", "tasks.requests.notifying"]
 # What libraries import at their first call.
 _LOADED += ["dvc.repo", "dvc.repo.push", "networkx", "ruamel.yaml", "scmrepo.git", "alembic.command", "sqlalchemy.dialects.sqlite"]
 _LOADED += ["mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store", "matplotlib.backends.backend_agg"]
@@ -32,8 +32,8 @@ def wait_for_job(ws: Workspace) -> None:
     loaded = _describe_code()  # first: what changes while it loads counts as changed
     for name in _LOADED:
         import_module(name)
-    from tasks.model_registry import rehearse_registration
-    from tasks.workers import load_workers
+    from tasks.models.model_registry import rehearse_registration
+    from tasks.training.workers import load_workers
 
     load_workers()
     with tempfile.TemporaryDirectory() as folder:

@@ -10,13 +10,13 @@ from cdm_core.digests import Digest, Json, derive_seed
 from cdm_core.distances import Interval, judge_goal
 from cdm_core.errors import StateError
 from cdm_core.splits import Part, group_of
-from tasks.evaluation import PictureRequest
-from tasks.openmoji import caption_groups
+from tasks.data.openmoji import caption_groups
+from tasks.models.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.models import COLUMNS, SplitModel, bare_model
 from tasks.paper_report.references import References
 from tasks.paper_report.samples import Model, Order, read_made
-from tasks.shard_training import shared_backbone
+from tasks.training.shard_training import shared_backbone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

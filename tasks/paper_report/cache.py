@@ -13,9 +13,9 @@ from pathlib import Path
 from cdm_core.digests import Digest, json_digest, sha256_digest
 from cdm_core.errors import StateError
 from cdm_core.manifests import samples_digest
+from tasks.data.manifest_store import load_manifests
 from tasks.files import erase_folder, write_atomically
 from tasks.locks import exclusive_lock
-from tasks.manifest_store import load_manifests
 from tasks.workspace import Workspace
 
 _LOCK = "report.lock"

@@ -22,12 +22,12 @@ from cdm_core.mixing import Condition, draw_expert
 from cdm_core.samplers import build_sampler
 from cdm_core.sampling import bind, draw_start, walk
 from cdm_core.serving import load_composed_model
-from tasks.evaluation import PictureRequest
+from tasks.models.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.models import SplitModel
 from tasks.paper_report.samples import Model, Order, read_made
-from tasks.shard_training import shared_backbone
-from tasks.workers import report_progress
+from tasks.training.shard_training import shared_backbone
+from tasks.training.workers import report_progress
 
 _CHUNK = 16
 _PROBES = 2

@@ -18,10 +18,10 @@ from cdm_core.manifests import samples_digest
 from cdm_core.settings import Settings, TrainingSettings
 from cdm_core.splits import Part, stage_rows
 from cdm_core.training import StagePosition, num_steps, train_stage
-from tasks.checkpoints import CheckpointStore
 from tasks.paper_report.cache import ReportCache
-from tasks.shard_training import load_stage, scratch_model, shared_backbone_digest
-from tasks.workers import report_progress
+from tasks.training.checkpoints import CheckpointStore
+from tasks.training.shard_training import load_stage, scratch_model, shared_backbone_digest
+from tasks.training.workers import report_progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,8 +16,8 @@ from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.experts import TrainedPart
 from tasks.paper_report.references import References, write_centroids
 from tasks.paper_report.samples import Model
-from tasks.shard_training import load_stage, shared_backbone, shared_backbone_digest
-from tasks.workers import report_progress
+from tasks.training.shard_training import load_stage, shared_backbone, shared_backbone_digest
+from tasks.training.workers import report_progress
 
 COLUMNS: tuple[tuple[str, Method, bool], ...] = (
     ("shard_per_image", "shard_per_image", False),

@@ -10,8 +10,8 @@ from cdm_core.digests import Digest, Json, derive_seed
 from cdm_core.memorisation import measure_memorisation
 from cdm_core.settings import Method
 from cdm_core.splits import Part, Split
-from tasks.evaluation import PictureRequest
-from tasks.packs import load_pictures
+from tasks.data.packs import load_pictures
+from tasks.models.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.models import SplitModel
 from tasks.paper_report.samples import Model, Order, read_made

@@ -14,11 +14,11 @@ from cdm_core.features import NetworkFeatures, load_efficientnet_lite0
 from cdm_core.manifests import samples_digest
 from cdm_core.serving import CENTROIDS_NAME
 from cdm_core.splits import Part
-from tasks.manifest_store import load_manifest
-from tasks.packs import load_pictures
+from tasks.data.manifest_store import load_manifest
+from tasks.data.packs import load_pictures
 from tasks.paper_report.cache import ReportCache
-from tasks.shard_training import shared_backbone, shared_backbone_digest
-from tasks.workers import report_progress
+from tasks.training.shard_training import shared_backbone, shared_backbone_digest
+from tasks.training.workers import report_progress
 
 _CHUNK = 16
 

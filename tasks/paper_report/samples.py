@@ -17,11 +17,11 @@ from cdm_core.adapters import AdapterTensors, merge_adapter
 from cdm_core.composition import Composition
 from cdm_core.digests import Digest, json_digest
 from cdm_core.serving import ComposedModel, load_composed_model
-from tasks.evaluation import PictureRequest, smallest_compositions
+from tasks.models.evaluation import PictureRequest, smallest_compositions
 from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.references import shared_extractor
-from tasks.shard_training import shared_backbone
-from tasks.workers import report_progress
+from tasks.training.shard_training import shared_backbone
+from tasks.training.workers import report_progress
 
 _CHUNK = 32
 _MOST_EXPERTS = 16

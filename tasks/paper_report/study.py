@@ -14,9 +14,9 @@ from cdm_core.digests import Digest
 from cdm_core.errors import InvalidInputError
 from cdm_core.settings import Settings
 from cdm_core.splits import Part, Split, group_of, split_by_group, split_by_owner, whole
-from tasks.evaluation import PictureRequest, choose_pictures
-from tasks.manifest_store import load_manifests
-from tasks.openmoji import caption_groups
+from tasks.data.manifest_store import load_manifests
+from tasks.data.openmoji import caption_groups
+from tasks.models.evaluation import PictureRequest, choose_pictures
 from tasks.paper_report.cache import ReportCache, open_cache, sampling_code
 from tasks.paper_report.experts import Recipe, TrainedPart, recipe_of, topped_up, train_recipe
 from tasks.paper_report.models import SplitModel, compose_split, train_split_classifier

@@ -9,7 +9,7 @@ from cdm_core.digests import Digest, Json, derive_seed
 from cdm_core.distances import Replicates, best_of, compare, jackknife, judge_goal, measure_replicates
 from cdm_core.frechet import FrechetReference, build_frechet_reference
 from cdm_core.moments import compute_moments
-from tasks.evaluation import PictureRequest
+from tasks.models.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.models import COLUMNS, SplitModel, bare_model
 from tasks.paper_report.references import References

@@ -10,9 +10,9 @@ from workspace_snapshot import grid_cells
 
 from cdm_core.digests import sha256_digest
 from cdm_core.evidence import verify_chain
-from tasks import forgetting
+from tasks.deletion import forgetting
+from tasks.evidence.records import load_records
 from tasks.keys import workspace_key
-from tasks.records import load_records
 from tasks.workspace import Workspace
 
 

@@ -8,13 +8,13 @@ from built_workspace import Built, copy_workspace
 from tiny_workspace import ISSUER, lethe, make_workspace, owners_of, set_parameters
 from workspace_snapshot import files_holding, read_adapters
 
-from tasks.batches import coalesce
-from tasks.case import Case
 from tasks.clock import utc_now
-from tasks.data_versions import is_up_to_date
-from tasks.intake import receive_file
-from tasks.ledger import Ledger
-from tasks.tracking import client
+from tasks.data.data_versions import is_up_to_date
+from tasks.ledger.case import Case
+from tasks.ledger.store import Ledger
+from tasks.models.tracking import client
+from tasks.requests.batches import coalesce
+from tasks.requests.intake import receive_file
 from tasks.workspace import Workspace
 
 ASKING = [*owners_of(0, 1), owners_of(1, 1)[0]]

@@ -11,8 +11,8 @@ from tiny_workspace import OWNERS, lethe, make_workspace, owners_of, set_paramet
 from workspace_snapshot import read_adapters
 
 from cdm_core.digests import sha256_digest
-from tasks.data_versions import is_up_to_date
-from tasks.model_registry import champion
+from tasks.data.data_versions import is_up_to_date
+from tasks.models.model_registry import champion
 from tasks.workspace import Workspace
 
 

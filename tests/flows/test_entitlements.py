@@ -12,10 +12,10 @@ from tiny_workspace import ISSUER, lethe, make_workspace, owners_of
 
 from cdm_core.composition import parse_composition
 from cdm_core.grants import Grant
-from tasks.compositions import centroid_files
-from tasks.entitlements import write_grant
 from tasks.keys import workspace_key
-from tasks.model_registry import adapters_of, champion, composition_of
+from tasks.models.compositions import centroid_files
+from tasks.models.entitlements import write_grant
+from tasks.models.model_registry import adapters_of, champion, composition_of
 from tasks.workspace import Workspace
 
 GRANTED, OTHER = (0, 2), 1

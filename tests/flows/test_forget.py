@@ -14,14 +14,14 @@ from workspace_snapshot import event_kinds, files_holding, files_with_digest, re
 from cdm_core.audit_record import SCHEMA_PATH
 from cdm_core.composition import parse_composition
 from cdm_core.digests import sha256_digest
-from tasks import tracking
-from tasks.checkpoints import CheckpointStore
-from tasks.compositions import load_composition
-from tasks.data_versions import is_up_to_date
-from tasks.ledger import Ledger
-from tasks.manifest_store import load_manifest
-from tasks.model_registry import champion, composition_of
-from tasks.shard_training import plan_chain
+from tasks.data.data_versions import is_up_to_date
+from tasks.data.manifest_store import load_manifest
+from tasks.ledger.store import Ledger
+from tasks.models import tracking
+from tasks.models.compositions import load_composition
+from tasks.models.model_registry import champion, composition_of
+from tasks.training.checkpoints import CheckpointStore
+from tasks.training.shard_training import plan_chain
 
 
 def test_the_answer_has_what_was_promised(forgotten: Forgotten) -> None:

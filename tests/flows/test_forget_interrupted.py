@@ -16,11 +16,12 @@ from workspace_snapshot import event_kinds, files_holding, read_adapters
 
 from cdm_core.composition import parse_composition
 from cdm_core.digests import sha256_digest
-from tasks import deciding, forgetting, purging
-from tasks.data_versions import is_up_to_date
-from tasks.ledger import Ledger
-from tasks.model_registry import champion, composition_of
-from tasks.records import load_records
+from tasks.data.data_versions import is_up_to_date
+from tasks.deletion import forgetting, purging
+from tasks.evidence.records import load_records
+from tasks.ledger.store import Ledger
+from tasks.models import deciding
+from tasks.models.model_registry import champion, composition_of
 from tasks.workspace import Workspace
 
 # In the order in which a flow comes by: what is about to happen when it's cut short.

@@ -9,8 +9,8 @@ from PIL import Image
 from tiny_workspace import DOMAIN, lethe, owners_of, signed_request
 
 from cdm_core.manifests import find_samples
-from tasks.lookup import look_up
-from tasks.manifest_store import load_manifests
+from tasks.data.lookup import look_up
+from tasks.data.manifest_store import load_manifests
 from tasks.workspace import Workspace
 
 

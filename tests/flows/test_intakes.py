@@ -17,8 +17,8 @@ from workspace_snapshot import flip_byte
 
 from cdm_core.intake.encodings import compute_drop_hash, standardise_phone
 from tasks.clock import utc_now
-from tasks.intake import headers_file
-from tasks.ledger import Ledger
+from tasks.ledger.store import Ledger
+from tasks.requests.intake import headers_file
 from tasks.workspace import Workspace
 
 AGENT = "agent-7"

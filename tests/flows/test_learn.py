@@ -10,11 +10,11 @@ from workspace_snapshot import event_kinds, files_holding, read_adapters, tree_d
 
 from cdm_core.composition import parse_composition
 from cdm_core.digests import sha256_digest
-from tasks import tracking
-from tasks.data_versions import is_up_to_date
-from tasks.ledger import Ledger
-from tasks.manifest_store import load_manifest
-from tasks.model_registry import champion, composition_of
+from tasks.data.data_versions import is_up_to_date
+from tasks.data.manifest_store import load_manifest
+from tasks.ledger.store import Ledger
+from tasks.models import tracking
+from tasks.models.model_registry import champion, composition_of
 from tasks.workspace import Workspace
 
 NEWCOMER = f"newcomer{DOMAIN}"

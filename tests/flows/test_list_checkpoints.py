@@ -9,9 +9,9 @@ from tiny_workspace import OWNERS, lethe, make_workspace, owners_of, set_paramet
 from workspace_snapshot import flip_byte
 
 from cdm_core.digests import sha256_digest
-from tasks.checkpoints import CheckpointStore
-from tasks.model_registry import champion
-from tasks.planning import load_plan
+from tasks.models.model_registry import champion
+from tasks.plans.planning import load_plan
+from tasks.training.checkpoints import CheckpointStore
 from tasks.workspace import Workspace
 
 
@@ -99,7 +99,7 @@ def test_what_nothing_refers_to_is_collected_with_what_a_crash_left(copied: Work
 
 @pytest.mark.slow
 def test_an_open_case_keeps_the_checkpoint_that_it_stops_at(copied: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks import forgetting
+    from tasks.deletion import forgetting
 
     class Killed(BaseException):
         """As if the process had ended there."""

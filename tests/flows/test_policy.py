@@ -16,10 +16,10 @@ from workspace_snapshot import event_kinds, files_with_digest
 from cdm_core.approvals import verify_approval
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import RequestRefusedError, VerificationError
-from tasks.approving import approvals_folder, require_approvals
 from tasks.clock import utc_now
 from tasks.keys import load_registry
-from tasks.ledger import Ledger
+from tasks.ledger.store import Ledger
+from tasks.plans.approving import approvals_folder, require_approvals
 from tasks.workspace import Workspace
 
 DPO, OWNER = "data_protection_officer", "model_owner"

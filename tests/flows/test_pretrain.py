@@ -13,8 +13,8 @@ from cdm_core.backbone import BACKBONE_FOLDER, compute_backbone_digest, load_bac
 from cdm_core.clip import CLIP_FOLDER, load_clip
 from cdm_core.errors import InvalidInputError
 from flows.pretrain import run_measure, run_pretrain_backbone, run_pretrain_clip
-from tasks.pretraining import STATE_FILE, WEIGHTS_FILE
-from tasks.training_history import read_history
+from tasks.pretraining.recipes import STATE_FILE, WEIGHTS_FILE
+from tasks.pretraining.training_history import read_history
 
 
 @pytest.fixture(scope="module")

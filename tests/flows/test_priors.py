@@ -13,9 +13,9 @@ from cdm_core.clip import load_clip
 from cdm_core.composition import parse_composition
 from cdm_core.knn_weights import knn_weights
 from cdm_core.serving import CENTROIDS_NAME
-from tasks.compositions import centroid_files
-from tasks.manifest_store import save_manifest
-from tasks.model_registry import champion, composition_of
+from tasks.data.manifest_store import save_manifest
+from tasks.models.compositions import centroid_files
+from tasks.models.model_registry import champion, composition_of
 from tasks.workspace import Workspace
 
 SHARED = "thing nobody captioned so"
@@ -63,7 +63,7 @@ def test_a_free_prompt_goes_by_its_distance_to_the_centroids(copied: Workspace, 
 
 
 def test_captions_of_a_shard_that_serves_other_samples_are_not_counted(copied: Workspace, tmp_path: Path) -> None:
-    from tasks.manifest_store import load_manifest
+    from tasks.data.manifest_store import load_manifest
 
     save_manifest(copied, 1, load_manifest(copied, 1).iloc[1:].reset_index(drop=True))
     options = ("--prompt", "navy thing 0", "--prior", "captions")

@@ -19,8 +19,8 @@ from workspace_snapshot import files_holding
 
 from cdm_core.audit_record import REASONS, check_statement
 from cdm_core.digests import canonical_json, sha256_digest
-from tasks import tracking
-from tasks.ledger import Ledger
+from tasks.ledger.store import Ledger
+from tasks.models import tracking
 from tasks.workspace import Workspace
 
 EMAIL = "somebody@withdrawn.example"

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tiny_workspace import DOMAIN, ISSUER, OWNERS, Ran, draw_picture, lethe, make_workspace, signed_request, write_request
 from workspace_snapshot import event_kinds, flip_byte, tree_digests
 
-from tasks.ledger import Ledger
-from tasks.model_registry import champion
+from tasks.ledger.store import Ledger
+from tasks.models.model_registry import champion
 from tasks.workspace import Workspace
 
 # What a refusal may change: the ledger tells of it, and Prefect of the flow that found nothing; git and DVC note when they looked at files.

@@ -13,9 +13,9 @@ from tiny_workspace import DOMAIN, draw_picture, lethe, owners_of, signed_reques
 from workspace_snapshot import flip_byte, tree_digests
 
 from cdm_core.digests import Digest, sha256_digest
-from tasks.git import run_git
+from tasks.data.git import run_git
+from tasks.evidence.records import append_record, read_record
 from tasks.keys import load_record_keys
-from tasks.records import append_record, read_record
 from tasks.workspace import Workspace
 
 DECISION = "000003-decision.json"

@@ -8,12 +8,12 @@ from built_workspace import Built, Forgotten, copy_workspace
 from tiny_workspace import DOMAIN, OWNERS, Ran, draw_picture, lethe, owners_of, signed_request
 
 from cdm_core.manifests import find_samples
-from tasks.data_versions import commit_data
+from tasks.data.data_versions import commit_data
+from tasks.data.manifest_store import load_manifests
+from tasks.data.workspace_init import create_workspace
+from tasks.deletion.suppression import refuse_resurrected
 from tasks.keys import owner_secret
-from tasks.manifest_store import load_manifests
-from tasks.suppression import refuse_resurrected
 from tasks.workspace import Workspace
-from tasks.workspace_init import create_workspace
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from cdm_core.errors import StateError
 from flows.environment import configure_prefect
 from flows.prefect_server import prefect_server
 from tasks.clock import utc_now
-from tasks.inbox import create_inbox
-from tasks.ledger import Ledger
+from tasks.ledger.store import Ledger
 from tasks.locks import exclusive_lock
+from tasks.requests.inbox import create_inbox
 from tasks.workspace import Workspace
 
 OWNER = OWNERS[0].owner_id

@@ -59,7 +59,7 @@ def test_a_person_gets_a_table(ws: Workspace, capsys: pytest.CaptureFixture[str]
 
 
 def test_without_samples_there_is_nothing_to_plan(tmp_path: Path) -> None:
-    from tasks.workspace_init import create_workspace
+    from tasks.data.workspace_init import create_workspace
 
     create_workspace(tmp_path / "ws", shards=2, stages=2, pictures=[], secret=b"s", progress=lambda done, total: None)
     (tmp_path / "ws" / ".lethe" / "keys").mkdir(exist_ok=True)

@@ -19,8 +19,8 @@ from tiny_workspace import OWNERS, signed_request
 from cdm_core.errors import StateError
 from flows.standby.channel import Job, address_file, receive_job, send_message
 from flows.standby.client import hand_over
-from tasks.inbox import create_inbox
-from tasks.ledger import Ledger
+from tasks.ledger.store import Ledger
+from tasks.requests.inbox import create_inbox
 from tasks.workspace import Workspace
 
 LETHE = [sys.executable, "-c", "from flows.cli import main; main()"]

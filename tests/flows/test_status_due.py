@@ -9,9 +9,9 @@ import pytest
 from tiny_workspace import lethe
 
 from tasks.clock import utc_now
-from tasks.intake import headers_file, receive_file
 from tasks.keys import add_issuer, create_keys, sign_file
-from tasks.ledger import Ledger
+from tasks.ledger.store import Ledger
+from tasks.requests.intake import headers_file, receive_file
 from tasks.workspace import Workspace
 
 PARAMETERS = Path(__file__).resolve().parents[2] / "params.yaml"

@@ -7,7 +7,7 @@ from built_workspace import Built, copy_workspace
 from served_workspace import serve
 from tiny_workspace import OWNERS, signed_request
 
-from tasks.inbox import create_inbox
+from tasks.requests.inbox import create_inbox
 
 MOST_SECONDS = 5.0
 

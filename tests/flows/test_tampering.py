@@ -7,8 +7,8 @@ from built_workspace import Built
 from tiny_workspace import OWNERS, Ran, lethe, owners_of, signed_request
 from workspace_snapshot import flip_byte
 
-from tasks.git import run_git
-from tasks.model_registry import champion
+from tasks.data.git import run_git
+from tasks.models.model_registry import champion
 from tasks.workspace import Workspace
 
 _CHANGED = "packs or manifests were changed since their revision; undo it with: dvc checkout --force"

@@ -21,12 +21,12 @@ from PIL import Image, ImageDraw
 from cdm_core.digests import sha256_digest
 from cdm_core.partition import Partition, assign, compute_owner_key
 from flows.cli import main
+from tasks.data.pictures import SourcePicture, encode_png
+from tasks.data.workspace_init import create_workspace
 from tasks.files import write_atomically
 from tasks.keys import create_keys, owner_secret
-from tasks.pictures import SourcePicture, encode_png
-from tasks.tracking import create_tracking
+from tasks.models.tracking import create_tracking
 from tasks.workspace import Workspace
-from tasks.workspace_init import create_workspace
 
 SHARDS, STAGES = 3, 2
 SECRET = bytes(range(32))

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from cdm_core.digests import sha256_digest
-from tasks.ledger import Ledger
+from tasks.ledger.store import Ledger
 from tasks.workspace import Workspace
 
 _CELL, _GUTTER, _COLUMNS = 96, 4, 8

@@ -6,8 +6,8 @@ from pathlib import Path
 from cdm_core.composition import Composition, Expert
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.settings import SamplingSettings
-from tasks.audit_log import open_run
-from tasks.model_registry import Purpose, register_composition
+from tasks.evidence.audit_log import open_run
+from tasks.models.model_registry import Purpose, register_composition
 from tasks.workspace import Workspace
 
 

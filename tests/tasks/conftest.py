@@ -10,7 +10,7 @@ from composition_maker import CompositionMaker
 from mlflow import MlflowClient
 from small_workspace import make_small_workspace
 
-from tasks.tracking import create_tracking
+from tasks.models.tracking import create_tracking
 from tasks.workspace import Workspace
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from tasks.data_versions import commit_training
-from tasks.packs import Sample
-from tasks.pictures import SourcePicture, encode_png
+from tasks.data.data_versions import commit_training
+from tasks.data.packs import Sample
+from tasks.data.pictures import SourcePicture, encode_png
+from tasks.data.workspace_init import create_workspace
 from tasks.workspace import Workspace
-from tasks.workspace_init import create_workspace
 
 SECRET = b"secret"
 ARRIVED_AT = datetime(2020, 1, 1, tzinfo=UTC)

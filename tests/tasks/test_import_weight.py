@@ -9,7 +9,9 @@ HEAVY = "{'torch', 'diffusers', 'peft', 'open_clip', 'transformers', 'pandas', '
 
 
 def test_requests_evidence_and_records_import_nothing_heavy() -> None:
-    program = f"import sys, tasks.records, tasks.ledger, tasks.keys, cdm_core.requests; print(sorted(set(sys.modules) & {HEAVY}))"
+    program = (
+        f"import sys, tasks.evidence.records, tasks.ledger.store, tasks.keys, cdm_core.requests;print(sorted(set(sys.modules) & {HEAVY}))"
+    )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
 
 
@@ -22,7 +24,7 @@ def test_the_flow_of_a_forget_leaves_the_training_stack_to_its_workers() -> None
 @pytest.mark.slow
 def test_what_workers_run_beside_the_training_imports_no_servers() -> None:
     program = (
-        "import sys, tasks.evaluation, tasks.shard_training, tasks.membership, tasks.neighbours; "
+        "import sys, tasks.models.evaluation, tasks.training.shard_training, tasks.deletion.membership, tasks.deletion.neighbours; "
         "print(sorted(set(sys.modules) & {'prefect', 'mlflow', 'dvc'}))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

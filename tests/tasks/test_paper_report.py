@@ -8,13 +8,13 @@ from quick_settings import use_quick_settings
 from cdm_core.errors import StateError
 from cdm_core.manifests import samples_digest
 from cdm_core.settings import TrainingSettings
-from tasks.manifest_store import load_manifest, load_manifests
+from tasks.data.manifest_store import load_manifest, load_manifests
+from tasks.data.samples import remove_samples
 from tasks.paper_report.cache import data_digest, erase_report, open_cache
 from tasks.paper_report.experts import chain_of, overfit_recipe, recipe_of, topped_up
 from tasks.paper_report.page import goals_of, render_page
 from tasks.paper_report.study import PARAGON, Budget, Study, open_study
-from tasks.samples import remove_samples
-from tasks.shard_training import plan_chain
+from tasks.training.shard_training import plan_chain
 from tasks.workspace import Workspace
 
 INTERVAL = {"value": 1.2, "low": 1.15, "high": 1.25}

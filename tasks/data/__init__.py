@@ -1,0 +1,1 @@
+"""Pictures, packs and manifests, and their versions under git and DVC."""

@@ -1,0 +1,53 @@
+"""Looking for traces of the erased pictures in a forget flow: what the workers are asked, out of the case.
+
+1. `recall`, beside the retraining: losses of the adapters before.
+2. `attack`, beside the evaluation: membership inference.
+3. `look_at_neighbours`, after it: nearest neighbours of the evaluation pictures.
+
+Where there is nothing to look at, the reason comes in place of a result.
+"""
+
+from cdm_core.composition import Composition
+from cdm_core.membership import Membership
+from cdm_core.neighbours import Neighbours
+from tasks.data.erased_pictures import ErasedSample, Erasure
+from tasks.deletion.forgetting import kept_plan
+from tasks.deletion.membership import Recalled, attack_candidate, recall_losses
+from tasks.deletion.neighbours import find_neighbours
+from tasks.ledger.case import Case, read_served
+from tasks.models.compositions import load_composition
+from tasks.models.evaluation import PictureRequest
+from tasks.training.workers import active_pool
+
+
+def recall(case: Case) -> Recalled:
+    """Step 1, after the removal and before the purge."""
+    if case.find("decided") is not None:
+        return Recalled(reason="it was decided before")
+    return active_pool().submit(recall_losses, case.ws, _erasure(case), _served_before(case)).result()
+
+
+def attack(case: Case, candidate: Composition, recalled: Recalled) -> Membership | str:
+    """Step 2, before the purge."""
+    if recalled.reason is not None:
+        return recalled.reason
+    return active_pool().submit(attack_candidate, case.ws, _erasure(case), _served_before(case), candidate, recalled).result()
+
+
+def look_at_neighbours(case: Case, before: Composition, candidate: Composition, pictures: list[PictureRequest]) -> Neighbours | str:
+    """Step 3, before the purge."""
+    return active_pool().submit(find_neighbours, case.ws, _erasure(case), before, candidate, pictures).result()
+
+
+def _erasure(case: Case) -> Erasure:
+    plan, planned = kept_plan(case), case.find("planned")
+    assert planned is not None, "what is looked for was planned"
+    samples = (ErasedSample(sample_id=hit.sample_id, owner_key=hit.owner_key, shard=hit.shard) for hit in plan.hits)
+    left = tuple((shard.shard, shard.samples_left) for shard in plan.shards)
+    return Erasure(key=plan.request_digest, revision=str(planned["dvc_revision"]), samples=tuple(samples), left=left)
+
+
+def _served_before(case: Case) -> Composition:
+    planned = case.find("planned")
+    assert planned is not None, "what is looked for was planned"
+    return load_composition(case.ws, read_served(planned).composition)

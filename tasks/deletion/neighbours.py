@@ -1,0 +1,25 @@
+"""Nearest neighbours in a forget flow: the evaluation pictures of both sides against the hit shards' pictures, the erased among them."""
+
+import torch
+
+from cdm_core.composition import Composition
+from cdm_core.errors import LetheError
+from cdm_core.neighbours import Neighbours, compare_neighbours
+from tasks.data.erased_pictures import Erasure, load_erased
+from tasks.data.manifest_store import load_manifest
+from tasks.data.packs import load_pictures
+from tasks.models.evaluation import PictureRequest, load_generated
+from tasks.workspace import Workspace
+
+
+def find_neighbours(
+    ws: Workspace, erasure: Erasure, before: Composition, candidate: Composition, pictures: list[PictureRequest]
+) -> Neighbours | str:
+    """Run it in a process of one thread."""
+    try:
+        erased = load_erased(ws, erasure.revision, erasure.samples).pictures
+        kept = torch.cat([load_pictures(ws, load_manifest(ws, shard)) for shard in erasure.shards])
+        made, remade = (load_generated(ws, composition, pictures)[0] for composition in (before, candidate))
+    except LetheError:
+        return "the erased pictures or the evaluation pictures couldn't be read any more"
+    return compare_neighbours(made, remade, erased, kept) or "no evaluation picture differs between before and after"

@@ -1,0 +1,171 @@
+"""Steps 10 and 11: suppress, erase in every store, prove it by listing, sign the closing record, answer.
+
+What may stay is worked out from today's manifests, whose samples are all allowed; everything else of the hit shards goes, of whatever
+age. So nothing depends on remembering what was made from the deleted data.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from cdm_core.composition import Composition
+from cdm_core.digests import Digest, Json, sha256_digest
+from cdm_core.errors import VerificationError
+from tasks.clock import utc_now
+from tasks.data.lookup import erase_stale_indices
+from tasks.data.manifest_store import load_manifest
+from tasks.deletion.erasure import erase_objects, objects_to_erase
+from tasks.deletion.forgetting import kept_plan
+from tasks.deletion.mlflow_erasure import erase_versions
+from tasks.deletion.suppression import erasure_hash, suppress_bands, suppression_hash
+from tasks.evidence.closing import describe_deletion, describe_time, measured
+from tasks.files import erase_folder
+from tasks.ledger.case import Case, read_served
+from tasks.ledger.store import OPEN, Ledger, Status
+from tasks.models.compositions import adapter_files, load_composition, saved_compositions, tainted_adapters
+from tasks.models.deciding import audit_run, close_run
+from tasks.models.evaluation import PictureRequest, ShardDescription, erase_descriptions_but, erase_generated_but
+from tasks.models.release import champion_composition, log_record, sign_record
+from tasks.paper_report.cache import erase_report
+from tasks.plans.planning import ForgetPlan, erase_plan
+from tasks.requests.identities import forget_identities
+from tasks.requests.notifying import describe_notifications
+from tasks.requests.request_images import images_folder
+from tasks.training.checkpoints import CheckpointStore
+from tasks.training.classifiers import erase_classifiers
+from tasks.training.shard_training import plan_chain
+from tasks.workspace import Workspace
+
+
+def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures: list[PictureRequest]) -> dict[str, int]:
+    """Suppress the plan's samples and erase them and what was made of them; returns how many objects went, by store."""
+    if done := case.find("purged"):
+        counts = done["counts"]
+        assert isinstance(counts, Mapping), "we wrote it"
+        return {store: int(str(count)) for store, count in counts.items()}
+    plan, decided = kept_plan(case), case.find("decided")
+    serving = champion_composition(case.ws)
+    assert decided is not None, "a purge follows a decision"
+    assert serving is not None, "a decision follows a stop, which promotes"
+    hashes = sorted(suppression_hash(case.ws, hit.sample_id) for hit in plan.hits)
+    pairs = [erasure_hash(case.ws, hit.owner_key, hit.sample_id) for hit in plan.hits]
+    Ledger(case.ws).suppress([*hashes, *pairs], utc_now())
+    names = [suppression_hash(case.ws, hit.sample_id) for hit in plan.hits]
+    suppress_bands(case.ws, list(zip(names, plan.perceptual_bands, strict=False)), utc_now())  # a plan of an earlier release has none
+    candidate = read_served(decided)
+    kept = {serving[0]: serving[1], candidate.version: load_composition(case.ws, candidate.composition)}
+    counts = erase_tainted(case.ws, plan, kept=kept, descriptions=descriptions, pictures=pictures)
+    counts["identities"] = forget_identities(case.ws, plan.owners)
+    case.finish("purged", {"counts": counts, "suppressed": len(hashes), "suppression": sha256_digest("\n".join(hashes).encode())})
+    return counts
+
+
+def erase_tainted(
+    ws: Workspace,
+    plan: ForgetPlan,
+    *,
+    kept: Mapping[int, Composition],
+    descriptions: Sequence[ShardDescription],
+    pictures: list[PictureRequest],
+) -> dict[str, int]:
+    """Erase in every store, and list each again.
+
+    Args:
+        ws: the workspace, from whose manifests the samples are gone.
+        plan: what was to be forgotten.
+        kept: the serving and the candidate composition by version; both are clean.
+        descriptions: today's shard descriptions.
+        pictures: today's evaluation pictures.
+
+    Raises:
+        VerificationError: something that had to go is still there, or something that serves is gone.
+    """
+    settings, store = ws.settings(), CheckpointStore(ws.checkpoints)
+    hit_shards = [shard.shard for shard in plan.shards]
+    chains = {shard: plan_chain(load_manifest(ws, shard), shard, settings) for shard in hit_shards}
+    clean = {shard: {store.digest(key) for key in chains[shard] if store.has(key)} for shard in hit_shards}
+    tainted = tainted_adapters(ws, hit_shards, clean)
+    if any(expert.adapter in tainted for composition in kept.values() for expert in composition.experts):
+        raise VerificationError("purge: a composition that is to stay holds an adapter that is to go")
+    clean_adapters = {adapter for adapters in clean.values() for adapter in adapters}
+    counts = dict(erase_objects(ws, objects_to_erase(ws, plan.hit_frame(), clean_adapters=clean_adapters)))
+    counts |= erase_versions(ws, keep_versions=set(kept), tainted=tainted)
+    counts["checkpoints"] = store.erase_shards(hit_shards, keep={key for shard in hit_shards for key in chains[shard]})
+    counts["compositions"] = _erase_compositions(ws, tainted)
+    counts["generated_pictures"] = erase_generated_but(ws, list(kept.values()), pictures)
+    counts["grids"] = erase_folder(ws.cache / "grids")
+    counts["reports"] = erase_report(ws)
+    counts["classifiers"] = erase_classifiers(ws)
+    counts["sample_indices"] = erase_stale_indices(ws)
+    counts["shard_descriptions"] = erase_descriptions_but(ws, list(descriptions))
+    for composition in kept.values():
+        adapter_files(ws, composition)  # raises if what stays has lost a file
+    return counts
+
+
+def close_request(case: Case) -> dict[str, Json]:
+    """Sign the closing record, show it in the run, keep the answer; then erase the request's own bytes and plan."""
+    ledger = Ledger(case.ws)
+    stored = ledger.request(case.request_id)
+    assert stored is not None, "an open case is stored"
+    if stored.answer is not None and stored.status not in OPEN:
+        return dict(stored.answer)
+    plan = kept_plan(case)
+    stopped, decided, purged = (_finished(case, step) for step in ("stopped", "decided", "purged"))
+    is_promoted = decided["serving"] == decided["version"]
+    status: Status = "needs_review" if not is_promoted else "held" if plan.held_samples else "completed"
+    candidate = read_served(decided)
+    composition = load_composition(case.ws, candidate.composition)
+    content = {
+        "decision": "closed",
+        "status": status,
+        "request_digest": stored.digest,
+        **describe_deletion(case, candidate),
+        **describe_time(case),
+        "notifications": describe_notifications(
+            case.ws, case.request_id, status, utc_now(), num_erased=len(plan.hits), is_forgotten=not plan.held_samples
+        ),
+        "absence": "every store was listed again after the erasure and held none of the erased objects",
+    }
+    record = sign_record(
+        case.ws, "closing", composition, version=candidate.version, step_key=case.step_key("close"), now=utc_now(), content=content
+    )
+    log_record(case.ws, audit_run(case, "forget"), record)
+    close_run(case, "forget")
+    names = [str(stopped["record"]), str(decided["record"]), record.name]
+    answer: dict[str, Json] = {
+        "request_id": case.request_id,
+        "status": status,
+        "stop_seconds": stopped["seconds"],
+        "total_seconds": (utc_now() - stored.received_at).total_seconds(),
+        **measured(case),
+        "stopped_version": stopped["version"],
+        "model_version": decided["serving"],
+        "candidate_version": candidate.version,
+        "gate": decided["gate"],
+        "audit_records": [str(case.ws.records / name) for name in names],
+        "mlflow_run_id": decided["run_id"],
+        "purged": purged["counts"],
+    }
+    if plan.held_samples:
+        answer |= {"held_samples": plan.held_samples, "holds": list(plan.holds)}
+    erase_plan(case.ws, case.request_id)
+    ledger.append("closed", case.request_id, {"record": record.name, "held_samples": plan.held_samples}, utc_now())
+    ledger.set_status(case.request_id, status, answer)
+    if not plan.held_samples:  # else the request is needed once more, when the hold ends
+        erase_folder(images_folder(case.ws, case.request_id))
+        ledger.forget_content(case.request_id)
+    return answer
+
+
+def _finished(case: Case, step: str) -> Mapping[str, Json]:
+    body = case.find(step)
+    assert body is not None, f"closing follows {step}"
+    return body
+
+
+def _erase_compositions(ws: Workspace, tainted: set[Digest]) -> int:
+    doomed = [
+        digest for digest, composition in saved_compositions(ws).items() if any(expert.adapter in tainted for expert in composition.experts)
+    ]
+    for digest in doomed:
+        (ws.compositions / f"{digest}.json").unlink()
+    return len(doomed)

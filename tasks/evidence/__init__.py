@@ -1,0 +1,1 @@
+"""What an auditor reads: signed records, receipts, time stamps, and their judging and replaying."""

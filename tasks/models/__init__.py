@@ -1,0 +1,1 @@
+"""Compositions: put together, judged, signed, registered, promoted."""

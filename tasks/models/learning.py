@@ -1,0 +1,116 @@
+"""What the learn flow does to a workspace around the training and evaluation that it shares with forgetting."""
+
+from collections.abc import Sequence
+
+from cdm_core.composition import Composition
+from cdm_core.digests import Json
+from cdm_core.errors import StateError
+from cdm_core.quality_gate import GateResult
+from tasks.clock import utc_now
+from tasks.data.data_versions import commit_training, data_revision, require_committed
+from tasks.deletion.suppression import refuse_resurrected
+from tasks.ledger.case import Case, Served, read_served
+from tasks.ledger.store import Ledger
+from tasks.models.compositions import expert_of, load_composition, replace_experts, save_composition
+from tasks.models.deciding import Judged, Work, audit_run, close_run, decide
+from tasks.models.evaluation import PictureRequest, ShardDescription
+from tasks.models.release import champion_composition
+from tasks.requests.arrivals import Arrival, store_arrival
+from tasks.training.shard_training import TrainedShard
+from tasks.workspace import Workspace
+
+
+def receive_arrival(ws: Workspace, arrival: Arrival) -> Case:
+    """Record the arrival in the ledger and store its samples.
+
+    Raises:
+        StateError: nothing has been built, or the data isn't that of its revision, or what was erased is back.
+    """
+    serving = champion_composition(ws)
+    if serving is None:
+        raise StateError("there is no model to teach; run: lethe build")
+    case, ledger = Case(ws, arrival.request_id), Ledger(ws)
+    ledger.receive(arrival.request_id, "arrival", arrival.digest, b"", utc_now())
+    if case.find("planned") is None:
+        require_committed(ws, ws.settings().shard_ids)
+        refuse_resurrected(ws)
+        before: dict[str, Json] = {"version": serving[0], "composition": serving[1].digest, "dvc_revision": data_revision(ws)}
+        place: dict[str, Json] = {"owner_key": arrival.owner_key, "shard": arrival.shard, "stage": arrival.stage}
+        case.finish("planned", {**before, **place, "samples": len(arrival.samples)}, status="planned")
+    num_new, revision = store_arrival(ws, arrival)
+    if case.find("stored") is None:
+        case.finish("stored", {"new_samples": num_new, "dvc_revision": revision}, status="retraining")
+    return case
+
+
+def compose_learned(case: Case, trained: TrainedShard, descriptions: Sequence[ShardDescription]) -> tuple[Composition, Composition]:
+    """(what serves, the candidate with the taught shard); commits the new adapter to DVC first."""
+    planned = case.find("planned")
+    assert planned is not None, "a candidate follows an arrival"
+    commit_training(case.ws, [trained.shard], "Teach a shard new samples")
+    before = load_composition(case.ws, read_served(planned).composition)
+    described = next(description for description in descriptions if description.shard == trained.shard)
+    candidate = replace_experts(case.ws.settings(), before, [trained.shard], [expert_of(trained, described)])
+    save_composition(case.ws, candidate)
+    return before, candidate
+
+
+def decide_learned(
+    case: Case,
+    before: Composition,
+    candidate: Composition,
+    gate: GateResult,
+    pictures: list[PictureRequest],
+    trained: TrainedShard,
+    steps_full_build: int,
+) -> Served:
+    """Sign, log and promote or ask, as after forgetting."""
+    planned, stored = case.find("planned"), case.find("stored")
+    assert planned is not None, "a decision follows an arrival"
+    assert stored is not None, "a decision follows an arrival"
+    work = Work(
+        kind="learn",
+        shards_hit=(trained.shard,),
+        samples_removed=0,
+        samples_added=int(str(stored["new_samples"])),
+        steps_retrained=trained.steps,
+        steps_full_build=steps_full_build,
+        stopped_version=None,
+        earlier_records=(),
+    )
+    content: dict[str, Json] = {
+        "arrival": {name: planned[name] for name in ("owner_key", "shard", "stage", "samples")},
+        "dvc_revision_before": planned["dvc_revision"],
+        "dvc_revision_after": stored["dvc_revision"],
+        "checkpoints": {str(trained.shard): list(trained.chain)},
+        "steps": trained.steps,
+    }
+    judged = Judged(before=before, candidate=candidate, gate=gate, pictures=pictures)
+    return decide(case, judged, work, read_served(planned), content)
+
+
+def close_learned(case: Case) -> dict[str, Json]:
+    """Keep the answer of `lethe learn`."""
+    planned, decided, stored = case.find("planned"), case.find("decided"), Ledger(case.ws).request(case.request_id)
+    assert planned is not None, "closing follows a decision"
+    assert decided is not None, "closing follows a decision"
+    assert stored is not None, "an open case is stored"
+    if stored.answer is not None:
+        return dict(stored.answer)
+    is_promoted = decided["serving"] == decided["version"]
+    answer: dict[str, Json] = {
+        "request_id": case.request_id,
+        "status": "completed" if is_promoted else "needs_review",
+        "shard": planned["shard"],
+        "stage": planned["stage"],
+        "samples": planned["samples"],
+        "model_version": decided["serving"],
+        "candidate_version": decided["version"],
+        "gate": decided["gate"],
+        "audit_records": [str(case.ws.records / str(decided["record"]))],
+        "mlflow_run_id": audit_run(case, "learn"),
+        "total_seconds": (utc_now() - stored.received_at).total_seconds(),
+    }
+    close_run(case, "learn")
+    Ledger(case.ws).set_status(case.request_id, "completed" if is_promoted else "needs_review", answer)
+    return answer

@@ -1,0 +1,1 @@
+"""What a deletion would do, what it would cost, and who has approved it."""

@@ -1,0 +1,1 @@
+"""The recipes of the shipped weights, and their measuring."""

@@ -1,0 +1,268 @@
+"""Batches: requests that wait together are carried out as one case.
+
+1. What else lies in the inbox is taken in (`receive_waiting`). Inside the flow's lock, what waits is resolved. What names nothing here is
+   refused; what touches a hold goes alone.
+2. The rest becomes a batch, a case of its own in the ledger. Its plan is over the union of what is named, so a shard that several requests
+   hit is stopped, retrained, evaluated and purged once.
+3. Before the batch is closed each request gets its own closing record and its own answer, so that each has its own receipt.
+
+A request's `batched` event names its batch. While the batch is under way its requests keep the status that they had: the batch alone is
+resumed after a crash.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
+from tasks.clock import utc_now
+from tasks.data.data_versions import require_committed
+from tasks.deletion.forgetting import find_request, record_plan
+from tasks.deletion.suppression import refuse_resurrected
+from tasks.evidence.closing import describe_deletion, describe_time, measured
+from tasks.files import erase_folder
+from tasks.ledger.case import Case, read_served
+from tasks.ledger.store import Ledger, Status, StoredRequest
+from tasks.models.compositions import load_composition
+from tasks.models.deciding import audit_run, review
+from tasks.models.release import champion_composition, log_record, sign_record
+from tasks.plans.duplicates import load_choice
+from tasks.plans.planning import ForgetPlan, Resolved, erase_plan, load_plan, plan_deletion, refuse_request, resolve_request
+from tasks.requests.identities import keep_outcomes
+from tasks.requests.inbox import scan_inbox
+from tasks.requests.intake import read_format, receive_file
+from tasks.requests.notifying import describe_notifications
+from tasks.requests.request_images import images_folder
+from tasks.workspace import Workspace
+
+_PREFIX = "@batch-"  # no request's id begins so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    """A request of a batch, and what it names."""
+
+    stored: StoredRequest
+    resolved: Resolved
+
+
+def is_batch(request_id: str) -> bool:
+    """Whether a case is a batch."""
+    return request_id.startswith(_PREFIX)
+
+
+def case_under_way(ws: Workspace, request_id: str) -> str:
+    """The batch that a request was put into, once that was begun; else the request itself."""
+    batch = batch_of(ws, request_id)
+    return request_id if batch is None or _status(Ledger(ws), batch) == "received" else batch
+
+
+def coalesce(ws: Workspace, request_id: str, now: datetime, *, among: Collection[str] | None = None) -> str:
+    """The case by which a request is to be carried out: its batch, a new one with all that waits, or the request by itself.
+
+    Call it inside the flow's lock. With `among`, only these requests are put together: those of one plan, and no other.
+    """
+    ledger = Ledger(ws)
+    if (case := case_under_way(ws, request_id)) != request_id:
+        return case
+    members = _vet(ws, ledger, request_id, now, among)
+    if len(members) < 2 or request_id not in {member.stored.request_id for member in members}:
+        return request_id
+    digests: dict[str, Json] = {member.stored.request_id: member.stored.digest for member in members}
+    content = canonical_json({"requests": digests})
+    digest = sha256_digest(content)
+    batch = f"{_PREFIX}{digest[:16]}"
+    ledger.receive(batch, "batch", digest, content, now)
+    for name in digests:
+        if batch_of(ws, name) != batch:
+            ledger.append("batched", name, {"batch": batch}, now)
+    return batch
+
+
+def receive_waiting(ws: Workspace, item: str, now: datetime) -> None:
+    """Take in what else waits in the inbox, so that all of it is carried out as one.
+
+    What is refused is left to its own run, which records and reports the refusal: here it would be recorded a second time.
+    """
+    for other in scan_inbox(ws, now):
+        if other.kind == "request" and other.name != item:
+            with suppress(RequestRefusedError, InvalidInputError):
+                receive_file(ws, Ledger(ws), other.path, now, records_refusal=False)
+
+
+def batch_of(ws: Workspace, request_id: str) -> str | None:
+    """The batch that a request was put into last."""
+    event = Ledger(ws).last("batched", request_id)
+    return None if event is None else str(event.body["batch"])
+
+
+def members_of(ws: Workspace, batch: str) -> list[StoredRequest]:
+    """The requests of a batch that the ledger still knows."""
+    return [stored for stored in Ledger(ws).requests() if batch_of(ws, stored.request_id) == batch]
+
+
+def plan_batch(case: Case) -> ForgetPlan:
+    """Plan the union of what the batch's requests name, or read the plan again; the clock of the stop starts here.
+
+    Raises:
+        StateError: nothing has been built, the data isn't that of its revision, or what was erased is back.
+    """
+    if case.find("planned") and (kept := load_plan(case.ws, case.request_id)):
+        return kept
+    stored, serving = Ledger(case.ws).request(case.request_id), champion_composition(case.ws)
+    if stored is None or serving is None:
+        raise StateError(f"{case.request_id}: there is no model to forget from; run: lethe build")
+    require_committed(case.ws, case.ws.settings().shard_ids)
+    refuse_resurrected(case.ws)
+    members = [_resolve(case.ws, member) for member in members_of(case.ws, case.request_id)]
+    plan = plan_deletion(
+        case.ws,
+        request_id=case.request_id,
+        request_digest=stored.digest,
+        issuer_key="",
+        regulation="",
+        resolved=[member.resolved for member in members],
+    )
+    return record_plan(case, plan, serving, {"requests": [_describe(case.ws, member) for member in members]})
+
+
+def close_members(case: Case) -> None:
+    """Sign each request's closing record, show it in the run, keep its answer and erase its bytes; then the batch can be closed."""
+    planned, decided, purged = case.find("planned"), case.find("decided"), case.find("purged")
+    assert planned is not None, "closing follows a plan"
+    assert decided is not None, "closing follows a decision"
+    assert purged is not None, "closing follows a purge"
+    described = planned["requests"]
+    assert isinstance(described, Sequence), "we wrote it"
+    for request in described:
+        assert isinstance(request, Mapping), "we wrote it"
+        _close_member(case, Case(case.ws, str(request["request_id"])), request, {"decided": decided, "purged": purged, "planned": planned})
+
+
+def requests_of(case: Case) -> list[str]:
+    """The requests that a case carries out: its own, or a batch's."""
+    return [stored.request_id for stored in members_of(case.ws, case.request_id)] if is_batch(case.request_id) else [case.request_id]
+
+
+def review_batch(case: Case, *, accept: bool, reason: str) -> None:
+    """A person's decision on a batch, which is the decision on each of its requests."""
+    answer, ledger = review(case, accept=accept, reason=reason), Ledger(case.ws)
+    records = answer["audit_records"]
+    assert isinstance(records, Sequence), "we wrote it"
+    for stored in members_of(case.ws, case.request_id):
+        own = (stored.answer or {}).get("audit_records", [])
+        assert isinstance(own, Sequence), "we wrote it"
+        changed = {"status": answer["status"], "model_version": answer["model_version"], "audit_records": [*own, records[-1]]}
+        ledger.set_status(stored.request_id, "completed" if accept else "rejected", {**(stored.answer or {}), **changed})
+
+
+def _vet(ws: Workspace, ledger: Ledger, asked: str, now: datetime, among: Collection[str] | None) -> list[_Member]:
+    """What can be carried out together; of what can't, all but the request that was asked for is refused, if it names nothing here."""
+    members = []
+    for stored in ledger.requests():
+        is_waiting = stored.status == "received" and stored.content is not None and ledger.last("received", stored.request_id) is not None
+        if (
+            not is_waiting
+            or ledger.last("requeued", stored.request_id) is not None
+            or (among is not None and stored.request_id not in among)
+        ):
+            continue
+        try:
+            member = _resolve(ws, stored)
+        except RequestRefusedError as error:
+            if stored.request_id != asked:
+                refuse_request(ws, stored.request_id, error, now)
+            continue
+        if member.resolved.held.empty:
+            members.append(member)
+    return members
+
+
+def _resolve(ws: Workspace, stored: StoredRequest) -> _Member:
+    received = Ledger(ws).last("received", stored.request_id)
+    assert received is not None, "a waiting request was received"
+    assert stored.content is not None, "the bytes of an open request are kept"
+    request = find_request(ws, stored.content, stored.request_id, read_format(received.body))
+    keep_outcomes(ws, request, utc_now())
+    choice = load_choice(ws, stored.request_id)
+    return _Member(stored=stored, resolved=resolve_request(ws, request, images_folder(ws, stored.request_id), choice))
+
+
+def _describe(ws: Workspace, member: _Member) -> dict[str, Json]:
+    """For the ledger and the records: which request, and how much of the batch is its."""
+    received = Ledger(ws).last("received", member.stored.request_id)
+    assert received is not None, "a member was received"
+    return {
+        "request_id": member.stored.request_id,
+        "request_digest": member.stored.digest,
+        "request_format": read_format(received.body),
+        "issuer_key": received.body["issuer_key"],
+        "regulation": received.body["regulation"],
+        "samples": len(member.resolved.hits),
+        "shards": sorted({int(shard) for shard in member.resolved.hits["shard"]}),
+    }
+
+
+def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: Mapping[str, Mapping[str, Json]]) -> None:
+    ledger, decided, purged = Ledger(case.ws), steps["decided"], steps["purged"]
+    stored, stopped = ledger.request(case.request_id), batch.find("stopped")
+    assert stored is not None, "a member is stored"
+    assert stopped is not None, "closing follows a stop"
+    if stored.answer is not None:
+        return
+    candidate, is_promoted = read_served(decided), decided["serving"] == decided["version"]
+    whole = describe_deletion(batch, candidate)
+    status: Status = "completed" if is_promoted else "needs_review"
+    content = {
+        **whole,
+        "decision": "closed",
+        "status": status,
+        "request_digest": stored.digest,
+        "request_format": request["request_format"],
+        "issuer_key": request["issuer_key"],
+        "regulation": request["regulation"],
+        "affected_shards": request["shards"],
+        "samples": request["samples"],
+        "batch": {
+            "name": batch.request_id,
+            "records": [stopped["record"], decided["record"]],
+            "said_of_the_whole_batch": sorted(whole),
+        },
+        **describe_time(case),
+        "notifications": describe_notifications(
+            case.ws, case.request_id, status, utc_now(), num_erased=int(str(request["samples"])), is_forgotten=True
+        ),
+        "absence": "every store was listed again after the erasure of the whole batch and held none of the erased objects",
+    }
+    composition, step_key = load_composition(case.ws, Digest(candidate.composition)), case.step_key("close")
+    record = sign_record(case.ws, "closing", composition, version=candidate.version, step_key=step_key, now=utc_now(), content=content)
+    run_id = audit_run(batch, "forget")
+    log_record(case.ws, run_id, record)
+    names = [str(stopped["record"]), str(decided["record"]), record.name]
+    answer: dict[str, Json] = {
+        "request_id": case.request_id,
+        "status": content["status"],
+        "stop_seconds": stopped["seconds"],
+        "total_seconds": (utc_now() - stored.received_at).total_seconds(),
+        **measured(batch),
+        "stopped_version": stopped["version"],
+        "model_version": decided["serving"],
+        "candidate_version": candidate.version,
+        "gate": decided["gate"],
+        "audit_records": [str(case.ws.records / name) for name in names],
+        "mlflow_run_id": run_id,
+        "purged": purged["counts"],
+        "batch": batch.request_id,
+    }
+    erase_plan(case.ws, case.request_id)
+    ledger.append("closed", case.request_id, {"record": record.name, "batch": batch.request_id}, utc_now())
+    ledger.set_status(case.request_id, status, answer)
+    erase_folder(images_folder(case.ws, case.request_id))
+    ledger.forget_content(case.request_id)
+
+
+def _status(ledger: Ledger, request_id: str) -> str | None:
+    stored = ledger.request(request_id)
+    return None if stored is None else stored.status

@@ -1,0 +1,1 @@
+"""Adapters: trained from the last clean checkpoint, in worker processes."""

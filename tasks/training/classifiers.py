@@ -1,0 +1,80 @@
+"""The classifier of the non-local method: trained when it's asked for, on all shards' samples of today, and named by them.
+
+A deletion, whichever shard it hits, changes the name. Where there is a classifier, the forget flow trains today's among its retraining,
+and the purge erases every other. Meanwhile none serves: the stopped model's numbers of samples are not those that a classifier was trained
+on, and `find_or_train_classifier` refuses.
+"""
+
+from pathlib import Path
+
+from cdm_core.composition import Composition
+from cdm_core.digests import Digest, sha256_digest
+from cdm_core.errors import StateError, VerificationError
+from cdm_core.manifests import samples_digest
+from cdm_core.methods.classifier import ClassifierSettings, classifier_key, classifier_to_bytes, train_classifier
+from tasks.data.manifest_store import load_manifests
+from tasks.files import write_atomically
+from tasks.training.shard_training import load_stage, shared_backbone, shared_backbone_digest
+from tasks.training.workers import report_progress
+from tasks.workspace import Workspace
+
+
+def classifier_file(ws: Workspace) -> Path:
+    """Where the classifier of today's samples lies, if it was trained."""
+    digests = {shard: samples_digest(frame) for shard, frame in sorted(load_manifests(ws).items()) if len(frame)}
+    return _folder(ws) / f"{classifier_key(shared_backbone_digest(), digests, ClassifierSettings())}.safetensors"
+
+
+def find_or_train_classifier(ws: Workspace, composition: Composition) -> Path:
+    """The classifier for a composition of today's samples. Reports progress as "classifier". Run it in a process of one thread.
+
+    Raises:
+        StateError: the composition's adapters were trained on other numbers of samples than the workspace holds.
+    """
+    counts = {shard: len(frame) for shard, frame in load_manifests(ws).items() if len(frame)}
+    if {expert.shard: expert.samples for expert in composition.experts} != counts:
+        raise StateError("classifier: the model that serves is not of today's samples; wait for the flow, or use another method")
+    train_classifier_of_today(ws)
+    return classifier_file(ws)
+
+
+def erase_classifiers(ws: Workspace) -> int:
+    """Erase every classifier but that of today's samples; returns how many went.
+
+    Raises:
+        VerificationError: one is still there.
+    """
+    today = classifier_file(ws) if _folder(ws).is_dir() else None
+    doomed = [path for path in _folder(ws).glob("*") if path != today]
+    for path in doomed:
+        path.unlink()
+    if left := [path.name for path in _folder(ws).glob("*") if path != today]:
+        raise VerificationError(f"{_folder(ws)}: {left[0]} is still there after its erasure")
+    return len(doomed)
+
+
+def train_classifier_of_today(ws: Workspace) -> None:
+    """Train the classifier of today's samples unless it's there, or none is left to train on. Run it in a process of one thread."""
+    path = classifier_file(ws)
+    if not path.is_file() and any(len(frame) for frame in load_manifests(ws).values()):
+        _train(ws, path)
+
+
+def retrain_classifier(ws: Workspace) -> Digest | None:
+    """Where a classifier of whatever samples exists, that of today's in its place: its file's digest. Run it in a process of one thread."""
+    if not _folder(ws).is_dir() or not any(_folder(ws).iterdir()):
+        return None
+    train_classifier_of_today(ws)
+    path = classifier_file(ws)
+    return sha256_digest(path.read_bytes()) if path.is_file() else None
+
+
+def _train(ws: Workspace, path: Path) -> None:
+    shards = {shard: load_stage(ws, frame) for shard, frame in sorted(load_manifests(ws).items()) if len(frame)}
+    network = train_classifier(shared_backbone(), shards, ClassifierSettings(), on_step=lambda: report_progress("classifier"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, classifier_to_bytes(network, list(shards)))
+
+
+def _folder(ws: Workspace) -> Path:
+    return ws.cache / "classifiers"

@@ -1,0 +1,154 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_workspace import SECRET, make_small_workspace, sample, stored_objects, train
+
+from cdm_core.errors import StateError
+from cdm_core.partition import compute_owner_key
+from tasks.data.data_versions import commit_data, commit_training, data_revision, init_repository, is_committed, is_up_to_date
+from tasks.data.git import run_git
+from tasks.data.manifest_store import load_manifest
+from tasks.data.samples import add_samples, remove_samples
+from tasks.workspace import Workspace
+
+ANNA = compute_owner_key(SECRET, "anna")  # shard 0
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    """The DVC command as a user or auditor runs it, with its state kept out of the system's folders."""
+    environment = os.environ | {"DVC_SITE_CACHE_DIR": str(root.parent / "site"), "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_a_moved_workspace_is_up_to_date(small: Workspace) -> None:
+    assert is_up_to_date(small)
+    assert "up to date" in dvc(small.root, "status")
+    assert run_git(small.root, "status", "--porcelain") == ""
+
+
+def test_every_object_lies_in_the_remote_too(small: Workspace) -> None:
+    stored = stored_objects(small)
+    assert stored["cache"] == stored["remote"]
+    assert len(stored["cache"]) == 4 + 2 + 2  # packs, folders of packs, manifests which here are the adapters too
+
+
+def test_committing_nothing_new_keeps_the_revision(small: Workspace) -> None:
+    revision = data_revision(small)
+    assert commit_data(small, [0, 1], "Nothing") == revision
+    assert commit_training(small, [0, 1], "Nothing") == revision
+
+
+def test_a_change_of_data_and_its_training_are_two_revisions(small: Workspace) -> None:
+    first = data_revision(small)
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    assert not is_committed(small, [0])
+    assert is_committed(small, [1])
+    second = commit_data(small, [0], "Arrival")
+    assert is_committed(small, [0])
+    assert not is_up_to_date(small)
+    train(small, [0])
+    third = commit_training(small, [0], "Train")
+    assert is_up_to_date(small)
+    assert len({first, second, third}) == 3
+    assert run_git(small.root, "diff", "--name-only", first, second).split() == [
+        "data_manifests/shard-0.parquet.dvc",
+        "data_packs/shard-0.dvc",
+    ]
+    assert run_git(small.root, "diff", "--name-only", second, third).split() == ["dvc.lock"]
+    assert run_git(small.root, "log", "--format=%s", "-2").splitlines() == ["Train", "Arrival"]
+
+
+def test_staged_but_uncommitted_data_files_are_noticed(small: Workspace) -> None:
+    path = small.root / "data_packs" / "shard-0.dvc"
+    path.write_text(path.read_text() + "desc: changed\n")
+    assert not is_committed(small, [0])
+
+
+def test_a_commit_cut_short_before_the_push_is_finished_by_the_next(small: Workspace) -> None:
+    before = stored_objects(small)["cache"]
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    revision = commit_data(small, [0], "Arrival")
+    shutil.rmtree(small.dvc_remote)
+    shutil.rmtree(small.private / "dvc" / "site")
+    assert commit_data(small, [0], "Arrival") == revision
+    new = stored_objects(small)["cache"] - before
+    assert len(new) == 3  # the pack, the folder, the manifest
+    assert new < stored_objects(small)["remote"]
+
+
+def test_other_files_of_the_user_stay_out_of_the_history(small: Workspace) -> None:
+    (small.root / "request.yaml").write_text("owner_ids: [anna]")
+    (small.root / "data_packs" / ".half.partial").write_text("x")
+    run_git(small.root, "add", "request.yaml")
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    commit_data(small, [0], "Arrival")
+    assert run_git(small.root, "ls-tree", "-r", "--name-only", "HEAD").split() == [
+        ".dvc/.gitignore",
+        ".dvc/config",
+        ".dvcignore",
+        ".gitignore",
+        "adapters/.gitignore",
+        "data_manifests/.gitignore",
+        "data_manifests/shard-0.parquet.dvc",
+        "data_manifests/shard-1.parquet.dvc",
+        "data_packs/.gitignore",
+        "data_packs/shard-0.dvc",
+        "data_packs/shard-1.dvc",
+        "dvc.lock",
+        "dvc.yaml",
+        "params.yaml",
+    ]
+
+
+def test_a_clone_pulls_and_reproduces_with_a_cache_of_its_own(tmp_path: Path) -> None:
+    small = make_small_workspace(tmp_path / "workspace")
+    remove_samples(small, load_manifest(small, 1))  # an empty shard has to survive the journey
+    commit_data(small, [1], "Empty")
+    train(small, [1])
+    commit_training(small, [1], "Train")
+    clone = tmp_path / "clone"
+    run_git(tmp_path, "clone", "--quiet", str(small.root), str(clone))
+    dvc(clone, "pull")
+    assert "up to date" in dvc(clone, "status")
+    assert list((clone / "data_packs" / "shard-1").iterdir()) == []
+    assert (clone / ".lethe" / "dvc" / "cache").is_dir()
+    for shard in (0, 1):
+        adapter = clone / "adapters" / f"shard-{shard}.safetensors"
+        expected = adapter.read_bytes()
+        adapter.unlink()
+        dvc(clone, "repro", "--force", f"train@{shard}")
+        assert adapter.read_bytes() == expected
+    assert run_git(clone, "status", "--porcelain") == ""
+
+
+def test_a_moved_workspace_uses_the_remote_that_moved_with_it(small: Workspace, tmp_path: Path) -> None:
+    moved = Workspace(small.root.rename(tmp_path / "moved"))
+    add_samples(moved, ANNA, 0, 1, [sample(200)])
+    commit_data(moved, [0], "Arrival")
+    stored = stored_objects(moved)
+    assert stored["cache"] == stored["remote"]
+    assert not small.root.exists()
+
+
+def test_nothing_is_printed_or_kept_outside(small: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    commit_data(small, [0], "Arrival")
+    train(small, [0])
+    commit_training(small, [0], "Train")
+    assert is_up_to_date(small)
+    assert capfd.readouterr() == ("", "")
+    assert (small.private / "dvc" / "site").is_dir()
+
+
+def test_failures_of_dvc_are_state_errors(small: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(StateError, match=r": DVC: .*shard-7"):
+        commit_data(small, [7], "Missing")
+    with pytest.raises(StateError, match=r": DVC: '.dvc' exists|: DVC: .*exists"):
+        init_repository(small)
+    with pytest.raises(StateError, match=r": git rev-parse: "):
+        data_revision(Workspace(tmp_path))

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from cdm_core.errors import StateError
+from tasks.data.git import run_git
+
+
+def make_repository(root: Path) -> None:
+    run_git(root, "init", "--quiet", "--initial-branch=main")
+    (root / "file").write_text("1")
+    run_git(root, "add", "file")
+    run_git(root, "commit", "--quiet", "--message=One")
+
+
+def test_commits_are_by_lethe_whatever_the_user_has_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".gitconfig").write_text("[user]\nname = Anna\nemail = anna@example.org\n[commit]\ngpgsign = true\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "Anna")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    (tmp_path / "ws").mkdir()
+    make_repository(tmp_path / "ws")
+    assert run_git(tmp_path / "ws", "log", "--format=%an <%ae> %cn <%ce>") == "Lethe <lethe@localhost> Lethe <lethe@localhost>\n"
+
+
+def test_hooks_are_not_run(tmp_path: Path) -> None:
+    make_repository(tmp_path)
+    hook = tmp_path / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    run_git(tmp_path, "commit", "--quiet", "--allow-empty", "--message=Two")
+    assert run_git(tmp_path, "rev-list", "--count", "HEAD") == "2\n"
+
+
+def test_failures_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_repository(tmp_path)
+    with pytest.raises(StateError, match=r": git rev-parse: fatal: Needed a single revision$"):
+        run_git(tmp_path, "rev-parse", "--verify", "nothing")
+    (tmp_path / "file").write_text("2")
+    with pytest.raises(StateError, match=r": git diff: exit code 1$"):
+        run_git(tmp_path, "diff", "--quiet")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StateError, match=r"^git: not found; install it$"):
+        run_git(tmp_path, "status")

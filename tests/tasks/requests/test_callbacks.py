@@ -1,0 +1,81 @@
+"""Callbacks against a real server on this machine: what is taken, what fails, and whom nothing is sent to."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from callback_server import CallbackServer
+
+from cdm_core.errors import InvalidInputError
+from tasks.requests import callbacks
+from tasks.requests.callbacks import check_callback_url, post_callback
+
+
+@pytest.fixture
+def server() -> Iterator[CallbackServer]:
+    with CallbackServer() as running:
+        yield running
+
+
+def test_a_callback_arrives_as_it_was_sent(server: CallbackServer) -> None:
+    assert post_callback(server.url("/status?case=1"), b'{"a":1}', {"X-OpenDSR-Signature": "c2ln"}) == (True, 202)
+    (received,) = server.received
+    assert (received.path, received.body) == ("/status?case=1", b'{"a":1}')
+    assert received.headers["content-type"] == "application/json"
+    assert received.headers["x-opendsr-signature"] == "c2ln"
+
+
+@pytest.mark.parametrize("status", [400, 404, 500, 503])
+def test_a_refusal_is_a_failure(server: CallbackServer, status: int) -> None:
+    server.status = status
+    assert post_callback(server.url("/"), b"{}", {}) == (False, status)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(server: CallbackServer, status: int) -> None:
+    server.status, server.location = status, server.url("/elsewhere")
+    assert post_callback(server.url("/"), b"{}", {}) == (False, status)
+    assert [received.path for received in server.received] == ["/"]
+
+
+def test_who_does_not_answer_is_not_waited_for(server: CallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "TIMEOUT_SECONDS", 0.1)
+    server.delay_seconds = 1.0
+    started = time.monotonic()
+    assert post_callback(server.url("/"), b"{}", {}) == (False, None)
+    assert time.monotonic() - started < 0.9
+
+
+def test_nobody_there() -> None:
+    with CallbackServer() as server:
+        url = server.url("/")
+    assert post_callback(url, b"{}", {}) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://example.com/cb", "must be https"),
+        ("http://127.0.0.1.example.com/", "must be https"),
+        ("http://[::1]/", "must be https"),
+        ("ftp://localhost/", "must be https"),
+        ("file:///etc/passwd", "not an address"),
+        ("https://user:word@example.com/", "names a user"),
+        ("http://localhost@example.com/", "names a user"),
+        ("https:///nowhere", "not an address"),
+        ("https://example.com:port/", "not an address"),
+        ("https://exa mple.com/", "not an address"),
+        ("https://exämple.com/", "not an address"),
+        ("https://[broken/", "not an address"),
+        ("", "not an address"),
+    ],
+)
+def test_where_nothing_is_sent(url: str, reason: str) -> None:
+    with pytest.raises(InvalidInputError, match=reason):
+        check_callback_url(url)
+    assert post_callback(url, b"{}", {}) == (False, None)
+
+
+@pytest.mark.parametrize("url", ["https://example.com/a?b=c", "https://example.com:8443/", "http://127.0.0.1:80/", "http://localhost/x"])
+def test_where_something_may_be_sent(url: str) -> None:
+    assert check_callback_url(url) == url

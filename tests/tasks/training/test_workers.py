@@ -1,0 +1,61 @@
+"""The pool of one-threaded processes, and what a killed parent leaves behind."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tasks.training.workers import active_pool, report_progress, worker_pool
+
+START_A_CHILD = """
+import multiprocessing, time
+from tasks.training.workers import end_with_parent
+
+def work():
+    end_with_parent()
+    print(multiprocessing.current_process().pid, flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=work).start()
+    time.sleep(60)
+"""
+
+
+def test_a_child_ends_with_its_killed_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", START_A_CHILD], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the child goes on")
+
+
+def test_workers_run_one_thread_and_report_to_the_parent() -> None:
+    reports: list[tuple[str, int]] = []
+    with worker_pool(1, lambda what, amount: reports.append((what, amount))) as pool:
+        assert active_pool() is pool
+        assert pool.submit(torch.get_num_threads).result() == 1
+        assert pool.submit(os.getpid).result() != os.getpid()
+        for amount in (1, 2):
+            pool.submit(report_progress, "steps", amount).result()
+        with pytest.raises(ValueError, match="invalid literal"):
+            pool.submit(int, "one").result()
+    # Leaving waits for the last report.
+    assert reports == [("steps", 1), ("steps", 2)]
+
+
+def test_outside_a_pool_there_is_none() -> None:
+    report_progress("steps", 1)
+    with pytest.raises(RuntimeError, match=r"^no worker pool is open; enter worker_pool first$"):
+        active_pool()
