@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from cdm_core.errors import InvalidInputError
-from cdm_core.partition import Partition
-from cdm_core.tiers import Tier
+from cdm_core.sharding.partition import Partition
+from cdm_core.sharding.tiers import Tier
 
 Method = Literal[
     "shard_per_image",
@@ -151,7 +151,7 @@ class IntakeSettings(_Section):
 
 
 class TermsSettings(_Section):
-    """Days of the periods that no law sets, and the zone whose calendar days count; see `cdm_core.clocks`."""
+    """Days of the periods that no law sets, and the zone whose calendar days count; see `cdm_core.intake.clocks`."""
 
     contract_days: int = Field(30, ge=1, le=3650)
     contract_extension_days: int = Field(0, ge=0, le=3650)

@@ -2,7 +2,7 @@
 
 The conditions for "resumed after a deletion" to equal "trained from scratch without the sample", and where they are kept:
 
-1. Shard and stage are given, not found here (`cdm_core.partition`).
+1. Shard and stage are given, not found here (`cdm_core.sharding.partition`).
 2. Order: a stage's samples are put into an order of their own first, whatever order they come in; each epoch sorts them by a hash of
    (shard, stage, epoch, sample id). The number of steps follows from their count.
 3. Noise, time and caption dropout of a sample come from a generator of its own, seeded by (shard, stage, epoch, sample id); the global

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cdm_core.attribution import Credit, PathCredit, follow_path
-from cdm_core.attribution_validity import measure_effects, validate_credit
-from cdm_core.composition import Composition, parse_composition
+from cdm_core.composition.document import Composition, parse_composition
+from cdm_core.composition.serving import ComposedModel, load_composed_model
 from cdm_core.digests import derive_seed
 from cdm_core.errors import InvalidInputError, StateError
+from cdm_core.evaluation.attribution import Credit, PathCredit, follow_path
+from cdm_core.evaluation.attribution_validity import measure_effects, validate_credit
 from cdm_core.fingerprint import NUM_THREADS
-from cdm_core.serving import ComposedModel, load_composed_model
 from flows.console import progress_bars
 from tasks.data.pictures import normalise_picture
 from tasks.files import write_atomically

@@ -17,9 +17,9 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import Json
-from cdm_core.quality_gate import GateResult
+from cdm_core.evaluation.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, measure, train
 from tasks.clock import utc_now
 from tasks.data.data_versions import commit_data, commit_training, require_committed

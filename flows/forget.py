@@ -24,10 +24,10 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.digests import Digest, Json
-from cdm_core.membership import Membership
-from cdm_core.quality_gate import GateResult
+from cdm_core.evaluation.membership import Membership
+from cdm_core.evaluation.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, generate, train
 from tasks.deletion import attacking, forgetting, purging
 from tasks.deletion.membership import Recalled

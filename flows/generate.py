@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from cdm_core.composition import Composition, parse_composition, parse_method, parse_prior, parse_sampler
+from cdm_core.composition.document import Composition, parse_composition, parse_method, parse_prior, parse_sampler
+from cdm_core.composition.serving import load_composed_model
 from cdm_core.digests import derive_seed, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
+from cdm_core.evaluation.picture_grid import build_grid
+from cdm_core.evidence.grants import Grant
 from cdm_core.fingerprint import NUM_THREADS
-from cdm_core.grants import Grant
-from cdm_core.picture_grid import build_grid
-from cdm_core.serving import load_composed_model
 from flows.console import progress_bars
 from flows.grant import parse_shards
 from flows.protect import generate_protected

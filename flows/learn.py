@@ -12,9 +12,9 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.digests import Json
-from cdm_core.quality_gate import GateResult
+from cdm_core.evaluation.quality_gate import GateResult
 from flows.steps import describe, evaluate, evaluation_pictures, train
 from tasks.data.manifest_store import load_manifests
 from tasks.ledger.case import Case, Served

@@ -5,15 +5,15 @@ from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdm_core.clocks import parse_span
 from cdm_core.digests import Json, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
+from cdm_core.intake.clocks import parse_span
 from flows.session import open_for_flow
 from tasks.clock import utc_now
 from tasks.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
-    from cdm_core.key_registry import KeyEntry
+    from cdm_core.evidence.key_registry import KeyEntry
 
 Document = dict[str, object]
 PlanGuard = Callable[[str], "Mapping[str, Json] | None"]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from cdm_core.copy_protection import compute_bounds
+from cdm_core.composition.copy_protection import compute_bounds
+from cdm_core.composition.serving import ComposedModel
 from cdm_core.errors import RequestRefusedError
-from cdm_core.picture_grid import build_grid
-from cdm_core.serving import ComposedModel
+from cdm_core.evaluation.picture_grid import build_grid
 from flows.console import progress_bars
 from tasks.files import write_atomically
 

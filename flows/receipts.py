@@ -10,8 +10,8 @@ Document = dict[str, object]
 
 def run_receipt(directory: Path, request_id: str, out: Path, second_key: Path | None) -> Document:
     """Write a closed request's receipt."""
-    from cdm_core.receipts import verify_receipt
-    from cdm_core.trusted_keys import parse_key_list
+    from cdm_core.evidence.receipts import verify_receipt
+    from cdm_core.evidence.trusted_keys import parse_key_list
     from tasks.evidence.receipts import export_keys, make_receipt
     from tasks.files import write_atomically
 
@@ -24,7 +24,7 @@ def run_receipt(directory: Path, request_id: str, out: Path, second_key: Path | 
 
 def run_export_keys(directory: Path, out: Path) -> Document:
     """Write the key list for those who check receipts and records elsewhere."""
-    from cdm_core.trusted_keys import parse_key_list
+    from cdm_core.evidence.trusted_keys import parse_key_list
     from tasks.evidence.receipts import export_keys
     from tasks.files import write_atomically
 
@@ -35,7 +35,7 @@ def run_export_keys(directory: Path, out: Path) -> Document:
 
 def run_verify(path: Path, directory: Path | None, trust: Path | None) -> Document:
     """Verify a record, a receipt or a ledger, whichever lies at `path`."""
-    from cdm_core.receipts import is_receipt
+    from cdm_core.evidence.receipts import is_receipt
 
     if path.name in ("ledger.sqlite", "checkpoint"):
         return _verify_ledger(path.resolve())
@@ -44,8 +44,8 @@ def run_verify(path: Path, directory: Path | None, trust: Path | None) -> Docume
 
 
 def _verify_receipt(path: Path, content: bytes, directory: Path | None, trust: Path | None) -> Document:
-    from cdm_core.receipts import verify_receipt
-    from cdm_core.trusted_keys import parse_key_list
+    from cdm_core.evidence.receipts import verify_receipt
+    from cdm_core.evidence.trusted_keys import parse_key_list
     from tasks.evidence.receipts import export_keys
 
     if trust is not None:
@@ -77,7 +77,7 @@ def _verify_receipt(path: Path, content: bytes, directory: Path | None, trust: P
 
 
 def _verify_record(path: Path, directory: Path | None, trust: Path | None) -> Document:
-    from cdm_core.trusted_keys import parse_key_list
+    from cdm_core.evidence.trusted_keys import parse_key_list
     from tasks.evidence.judging import judge_record
     from tasks.evidence.records import find_root, verify_record
     from tasks.keys import load_record_keys

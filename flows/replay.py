@@ -98,7 +98,7 @@ def _train(task: "ReplayTask", prepared: "Prepared", scratch: Workspace) -> tupl
 def _pick(folder: Path, keys: Sequence["Key"] | None, sample: str, count: int) -> tuple[int, list[SignedRecord]]:
     """How many records of the folder name a retraining, and those that the key picks."""
     from cdm_core.digests import sha256_digest
-    from cdm_core.replay import choose_sample
+    from cdm_core.evidence.replay import choose_sample
     from tasks.evidence.replaying import names_retraining
 
     if not sample:
@@ -119,7 +119,7 @@ def _pick(folder: Path, keys: Sequence["Key"] | None, sample: str, count: int) -
 
 def _summarise(replays: list[Document]) -> Document:
     """One document with the keys of a single replay, each entry saying which record it is about, and each replay in full."""
-    from cdm_core.replay import worst_grade
+    from cdm_core.evidence.replay import worst_grade
 
     def gather(name: str) -> list[Document]:
         return [{"in_record": Path(str(replay["record"])).name, **entry} for replay in replays for entry in replay[name]]  # type: ignore[attr-defined]

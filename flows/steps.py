@@ -9,8 +9,8 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from cdm_core.composition import Composition
-from cdm_core.quality_gate import GateResult
+from cdm_core.composition.document import Composition
+from cdm_core.evaluation.quality_gate import GateResult
 from tasks.data.manifest_store import load_manifests
 from tasks.models.compositions import adapter_files, centroid_files
 from tasks.models.evaluation import (

@@ -1,9 +1,10 @@
 """The keys of a workspace: its own signing key, the owner-key secret, and the registry of who may sign requests.
 
 Under `.lethe/keys/`: `workspace.private.pem` signs audit records and `workspace.pem` checks them; `owner-secret` keys the hash of owner
-ids; `registry.json` is the signed registry of keys, names, roles and validity (`cdm_core.key_registry`), and `issuers/<keyid>.pem` holds
-the same public keys as files. Names may be persons' names, so they stand in the registry alone and no file is called after one. Issuers'
-keys lie one folder down since they sign requests, never records. An older workspace's `issuers.json` is taken over into the registry.
+ids; `registry.json` is the signed registry of keys, names, roles and validity (`cdm_core.evidence.key_registry`), and `issuers/<keyid>.pem`
+holds the same public keys as files. Names may be persons' names, so they stand in the registry alone and no file is called after one.
+Issuers' keys lie one folder down since they sign requests, never records. An older workspace's `issuers.json` is taken over into the
+registry.
 
 A keyid is the SHA-256 of the key's DER SubjectPublicKeyInfo. A signature file holds one line: the base64 of the raw signature over the
 request file's bytes. It states no key; whose it is, is found by trying every registered key by that key's own algorithm. Issuers
@@ -29,12 +30,12 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]  # re-exported without __all__
 
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, VerificationError
-from cdm_core.evidence import build_public_key, parse_public_key
+from cdm_core.evidence.envelopes import build_public_key, parse_public_key
+from cdm_core.evidence.key_registry import ISSUER_ROLE, RECORDER_ROLE, KeyEntry, KeyRegistry, sign_registry, verify_registry
 from cdm_core.intake.detection import size_limit
 from cdm_core.intake.reception import Parcel, verify_detached
+from cdm_core.intake.requests import DeletionRequest, check_size
 from cdm_core.intake.senders import KeyFile, SenderKey, parse_key_file
-from cdm_core.key_registry import ISSUER_ROLE, RECORDER_ROLE, KeyEntry, KeyRegistry, sign_registry, verify_registry
-from cdm_core.requests import DeletionRequest, check_size
 from tasks.clock import utc_now
 from tasks.files import write_atomically
 from tasks.locks import exclusive_lock

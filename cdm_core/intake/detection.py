@@ -8,7 +8,7 @@ import re
 from typing import Literal, get_args
 
 from cdm_core.intake.drop import MAX_ARCHIVE_BYTES
-from cdm_core.requests import MAX_REQUEST_BYTES
+from cdm_core.intake.requests import MAX_REQUEST_BYTES
 
 Format = Literal["own", "opendsr", "drp", "fides", "iab", "drop"]
 FORMATS: tuple[Format, ...] = get_args(Format)

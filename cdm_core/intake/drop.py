@@ -30,7 +30,7 @@ from cdm_core.documents import decode_text
 from cdm_core.errors import InvalidInputError, RequestRefusedError
 from cdm_core.intake.case_status import CaseStatus, Outcome
 from cdm_core.intake.encodings import decode_base64
-from cdm_core.requests import DeletionRequest, Identifier
+from cdm_core.intake.requests import DeletionRequest, Identifier
 
 MAX_ARCHIVE_BYTES = 20_000_000
 MAX_MEMBERS = 16

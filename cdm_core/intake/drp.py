@@ -19,7 +19,7 @@ from cdm_core.errors import InvalidInputError, RequestRefusedError
 from cdm_core.intake.case_status import CaseStatus, format_time
 from cdm_core.intake.encodings import decode_base64
 from cdm_core.intake.fields import Door, RequestId, Text, Time, load_document, validate
-from cdm_core.requests import DeletionRequest, Identifier
+from cdm_core.intake.requests import DeletionRequest, Identifier
 
 SIGNATURE_BYTES = 64
 

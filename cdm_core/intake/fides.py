@@ -15,7 +15,7 @@ from cdm_core.digests import Json, sha256_digest
 from cdm_core.errors import RequestRefusedError
 from cdm_core.intake.case_status import CaseStatus, format_time
 from cdm_core.intake.fields import Door, RequestId, Text, Time, load_document, validate
-from cdm_core.requests import DeletionRequest, Identifier
+from cdm_core.intake.requests import DeletionRequest, Identifier
 
 MAX_REQUESTS = 50
 ASSUMED_REGULATION = "the form states no regulation: ccpa for locations in the US, else gdpr"

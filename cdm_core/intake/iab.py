@@ -27,8 +27,8 @@ from cdm_core.documents import load_json
 from cdm_core.errors import InvalidInputError, RequestRefusedError
 from cdm_core.intake.encodings import decode_base64url
 from cdm_core.intake.fields import Door, RequestId, Text, load_document, validate
+from cdm_core.intake.requests import DeletionRequest, Identifier
 from cdm_core.intake.senders import SenderKey
-from cdm_core.requests import DeletionRequest, Identifier
 
 ASSUMED_REGULATION = "the form states no regulation: gdpr assumed"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -17,7 +17,7 @@ from cdm_core.digests import Digest, Json
 from cdm_core.errors import RequestRefusedError
 from cdm_core.intake.case_status import CaseStatus, format_time
 from cdm_core.intake.fields import Door, Text, Time, load_document, validate
-from cdm_core.requests import DeletionRequest, Identifier, normalise_sample_id
+from cdm_core.intake.requests import DeletionRequest, Identifier, normalise_sample_id
 
 SIGNATURE_HEADER = "X-OpenDSR-Signature"
 DOMAIN_HEADER = "X-OpenDSR-Processor-Domain"

@@ -20,8 +20,8 @@ from cdm_core.intake.encodings import decode_base64
 from cdm_core.intake.fides import parse_fides
 from cdm_core.intake.iab import check_iab, iab_result_code, parse_iab, read_identity_token, verify_token
 from cdm_core.intake.opendsr import check_opendsr_time, opendsr_reason, parse_opendsr
+from cdm_core.intake.requests import DeletionRequest, check_size, parse_request
 from cdm_core.intake.senders import SenderKey, find_signer
-from cdm_core.requests import DeletionRequest, check_size, parse_request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cdm_core.composition import Expert
+from cdm_core.composition.document import Expert
 from cdm_core.methods.interface import Condition, Predictions
 
 

@@ -7,7 +7,7 @@ stay bit-equal.
 import math
 from collections.abc import Sequence
 
-from cdm_core.composition import Expert
+from cdm_core.composition.document import Expert
 from cdm_core.digests import derive_uniform
 
 

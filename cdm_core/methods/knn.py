@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from cdm_core.backbone import PixelBackbone
-from cdm_core.composition import Expert
-from cdm_core.knn_weights import knn_weights
+from cdm_core.composition.document import Expert
+from cdm_core.composition.knn_weights import knn_weights
 from cdm_core.methods.interface import Condition, Predictions, masked_priors
 from cdm_core.methods.priors import CountPriors, Priors
 

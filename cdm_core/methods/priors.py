@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 
 from cdm_core.clip import Clip
-from cdm_core.composition import Expert
-from cdm_core.knn_weights import knn_weights
+from cdm_core.composition.document import Expert
+from cdm_core.composition.knn_weights import knn_weights
 from cdm_core.methods.interface import Condition
 
 

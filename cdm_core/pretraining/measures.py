@@ -12,13 +12,13 @@ import torch.nn.functional as F
 
 from cdm_core.backbone import Backbone
 from cdm_core.clip import Clip
+from cdm_core.composition.mixing import BareBackbone, Condition
+from cdm_core.composition.sampling import NETWORK_BATCH, draw_start, sample_latents
 from cdm_core.digests import derive_seed
-from cdm_core.features import FeatureExtractor
-from cdm_core.frechet import build_frechet_reference, compute_sample_grams
-from cdm_core.mixing import BareBackbone, Condition
-from cdm_core.moments import compute_moments
+from cdm_core.evaluation.features import FeatureExtractor
+from cdm_core.evaluation.frechet import build_frechet_reference, compute_sample_grams
+from cdm_core.evaluation.moments import compute_moments
 from cdm_core.pretraining.clip import ClipTrainingData
-from cdm_core.sampling import NETWORK_BATCH, draw_start, sample_latents
 from cdm_core.settings import SamplingSettings
 from cdm_core.training import StageSamples
 

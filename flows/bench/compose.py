@@ -12,13 +12,13 @@ import torch
 
 from cdm_core.adapters import AdapterTensors, attach_adapter, initial_adapter, merge_adapter, read_adapter
 from cdm_core.backbone import TIME_SCALE, PixelBackbone, load_backbone
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
+from cdm_core.composition.mixing import Condition, build_mixer
+from cdm_core.composition.sampling import draw_start, encode_each, evaluate_network, sample_latents
+from cdm_core.composition.stacking import TOLERANCE, StackedExperts
 from cdm_core.digests import Digest, derive_seed
 from cdm_core.fingerprint import NUM_THREADS
-from cdm_core.mixing import Condition, build_mixer
-from cdm_core.sampling import draw_start, encode_each, evaluate_network, sample_latents
 from cdm_core.settings import Method, SamplingSettings
-from cdm_core.stacking import TOLERANCE, StackedExperts
 from flows.bench.alternation import median_ratio, time_in_turn
 
 COUNTS = (1, 2, 4, 8, 16)

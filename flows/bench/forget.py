@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 
 from cdm_core.errors import InvalidInputError
-from cdm_core.retraining_sides import SIDES, SideRules, count_trace, draw_trace, mean_passes
+from cdm_core.sharding.retraining_sides import SIDES, SideRules, count_trace, draw_trace, mean_passes
 from flows.console import progress_bars, stdout
 from tasks.files import write_atomically
 from tasks.plots.forget_plot import draw_forget_plot

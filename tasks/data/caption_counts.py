@@ -5,7 +5,7 @@ They are read from the manifests when they are asked for, and kept nowhere, so t
 
 from collections.abc import Mapping
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.errors import StateError
 from tasks.data.manifest_store import load_manifest
 from tasks.workspace import Workspace

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cdm_core.errors import StateError
-from cdm_core.manifests import decode_manifest
+from cdm_core.sharding.manifests import decode_manifest
 from cdm_core.training import StageSamples
 from tasks.data.data_history import parse_references
 from tasks.data.git import run_git

@@ -1,10 +1,10 @@
 """Look-up: which rows of the manifests an owner or a sample id has, without loading a manifest.
 
 An owner is found by the manifests' own row-group statistics: only the row groups whose range of owner keys holds the key are read, and of
-those only four columns. A sample id is found in an index beside them (`cdm_core.sample_index`), one file a shard under the workspace's
-cache folder, made when it is missing or older than its manifest, and safe to delete. A stale index would miss a sample that is to be
-erased, so it carries its manifest's file identity (device, inode, size, times of change to the nanosecond) and the digest of its footer:
-manifests are replaced, never written in place, so another manifest is another file.
+those only four columns. A sample id is found in an index beside them (`cdm_core.sharding.sample_index`), one file a shard under the
+workspace's cache folder, made when it is missing or older than its manifest, and safe to delete. A stale index would miss a sample that is
+to be erased, so it carries its manifest's file identity (device, inode, size, times of change to the nanosecond) and the digest of its
+footer: manifests are replaced, never written in place, so another manifest is another file.
 
 A shard of few rows has no index: reading its ids is as fast, and planning then writes nothing.
 
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cdm_core.errors import InvalidInputError, StateError, VerificationError
-from cdm_core.sample_index import SampleIndex, build_index, parse_hexadecimal
+from cdm_core.sharding.sample_index import SampleIndex, build_index, parse_hexadecimal
 from tasks.files import write_atomically
 from tasks.workspace import Workspace
 

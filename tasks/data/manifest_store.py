@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from cdm_core.errors import InvalidInputError, StateError
-from cdm_core.manifests import decode_manifest, encode_manifest, validate_manifest
+from cdm_core.sharding.manifests import decode_manifest, encode_manifest, validate_manifest
 from tasks.files import write_atomically
 from tasks.workspace import Workspace
 

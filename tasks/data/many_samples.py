@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cdm_core.manifests import encode_table
-from cdm_core.partition import OwnerKey, assign
+from cdm_core.sharding.manifests import encode_table
+from cdm_core.sharding.partition import OwnerKey, assign
 from tasks.data.shipped import shipped_file
 from tasks.files import write_atomically
 from tasks.workspace import Workspace

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from cdm_core.manifests import build_manifest, drop_samples, merge_manifests
-from cdm_core.partition import OwnerKey
+from cdm_core.sharding.manifests import build_manifest, drop_samples, merge_manifests
+from cdm_core.sharding.partition import OwnerKey
 from tasks.data.manifest_store import load_manifest, save_manifest
 from tasks.data.packs import Sample, add_to_pack, remove_from_pack
 from tasks.workspace import Workspace

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdm_core.errors import InvalidInputError, StateError
-from cdm_core.manifests import build_manifest
-from cdm_core.partition import OwnerKey, Partition, assign, compute_owner_key
 from cdm_core.settings import parse_settings
-from cdm_core.tiers import resample_epochs
+from cdm_core.sharding.manifests import build_manifest
+from cdm_core.sharding.partition import OwnerKey, Partition, assign, compute_owner_key
+from cdm_core.sharding.tiers import resample_epochs
 from tasks.data.data_versions import Revision, commit_data, init_repository
 from tasks.data.manifest_store import save_manifest
 from tasks.data.packs import Sample, write_pack

@@ -7,9 +7,9 @@
 Where there is nothing to look at, the reason comes in place of a result.
 """
 
-from cdm_core.composition import Composition
-from cdm_core.membership import Membership
-from cdm_core.neighbours import Neighbours
+from cdm_core.composition.document import Composition
+from cdm_core.evaluation.membership import Membership
+from cdm_core.evaluation.neighbours import Neighbours
 from tasks.data.erased_pictures import ErasedSample, Erasure
 from tasks.deletion.forgetting import kept_plan
 from tasks.deletion.membership import Recalled, attack_candidate, recall_losses

@@ -23,7 +23,7 @@ import pandas as pd
 
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import StateError, VerificationError
-from cdm_core.manifests import drop_samples
+from cdm_core.sharding.manifests import drop_samples
 from tasks.data.data_history import Reference, references_ever, references_now
 from tasks.data.data_versions import is_committed, open_repo, site_cache
 from tasks.data.manifest_store import load_manifest

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
 from cdm_core.intake.detection import Format
 from cdm_core.intake.reception import parse_any
-from cdm_core.requests import DeletionRequest
+from cdm_core.intake.requests import DeletionRequest
 from tasks.clock import utc_now
 from tasks.data.data_versions import commit_data, commit_training, data_revision, require_committed
 from tasks.data.manifest_store import load_manifest

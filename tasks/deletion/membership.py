@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 
 from cdm_core.adapters import adapter_from_bytes, merge_adapter
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.errors import LetheError
-from cdm_core.membership import Membership, Statistics, allot, compute_losses, draw_samples, judge_membership
+from cdm_core.evaluation.membership import Membership, Statistics, allot, compute_losses, draw_samples, judge_membership
 from cdm_core.training import StageSamples
 from tasks.data.erased_pictures import ErasedSample, Erasure, load_erased
 from tasks.data.manifest_store import load_manifests

@@ -2,9 +2,9 @@
 
 import torch
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.errors import LetheError
-from cdm_core.neighbours import Neighbours, compare_neighbours
+from cdm_core.evaluation.neighbours import Neighbours, compare_neighbours
 from tasks.data.erased_pictures import Erasure, load_erased
 from tasks.data.manifest_store import load_manifest
 from tasks.data.packs import load_pictures

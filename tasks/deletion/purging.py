@@ -6,7 +6,7 @@ age. So nothing depends on remembering what was made from the deleted data.
 
 from collections.abc import Mapping, Sequence
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import VerificationError
 from tasks.clock import utc_now

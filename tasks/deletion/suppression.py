@@ -2,10 +2,10 @@
 
 It holds keyed hashes, of three kinds. Of a sample id: the same picture is refused from anyone. Of an owner key and a sample id: a manifest
 that lists this very sample again, after a restore from a backup say, is found without any picture. Of the bands of a perceptual hash
-(`cdm_core.perceptual_hash`): a picture of which a variant, shifted by up to two pixels or mirrored, agrees in `suppressed_bands` of 8 bands
-with one that was erased is refused as its near copy. How often that finds copies, and how often it hits other pictures, is measured by
-`tests/tasks/deletion/test_suppression_rates.py` and stands in SECURITY.md.
-With the workspace's secret a sample can be tested against the list; the list alone gives no sample back.
+(`cdm_core.evaluation.perceptual_hash`): a picture of which a variant, shifted by up to two pixels or mirrored, agrees in `suppressed_bands`
+of 8 bands with one that was erased is refused as its near copy. How often that finds copies, and how often it hits other pictures, is
+measured by `tests/tasks/deletion/test_suppression_rates.py` and stands in SECURITY.md. With the workspace's secret a sample can be tested
+against the list; the list alone gives no sample back.
 
 The bands lie in a file of their own (`tasks.deletion.suppressed_bands`).
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from cdm_core.digests import keyed_hash
 from cdm_core.errors import StateError
-from cdm_core.perceptual_hash import PerceptualHash, compute_bands, compute_variant_hashes
+from cdm_core.evaluation.perceptual_hash import PerceptualHash, compute_bands, compute_variant_hashes
 from tasks.data.manifest_store import load_manifest
 from tasks.deletion.suppressed_bands import add_bands, find_bands, path_of
 from tasks.keys import owner_secret

@@ -6,7 +6,7 @@ three records. The adapters that were left alone are hashed once more from their
 
 from collections.abc import Mapping
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import VerificationError
 from tasks.clock import utc_now

@@ -12,9 +12,9 @@ from datetime import datetime
 
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import StateError, VerificationError
-from cdm_core.key_registry import ISSUER_ROLE, KeyRegistry
-from cdm_core.key_validity import Act, Party, TrustedTime, Validity, judge_acts, require_counted
-from cdm_core.trusted_keys import TrustedKeys
+from cdm_core.evidence.key_registry import ISSUER_ROLE, KeyRegistry
+from cdm_core.evidence.key_validity import Act, Party, TrustedTime, Validity, judge_acts, require_counted
+from cdm_core.evidence.trusted_keys import TrustedKeys
 from tasks.clock import utc_now
 from tasks.evidence.records import RECORD_EVENT, VerifiedRecord, verify_all_records
 from tasks.keys import load_registry

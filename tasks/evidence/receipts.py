@@ -11,11 +11,11 @@ from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  
 
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import StateError, VerificationError
-from cdm_core.evidence import build_statement, cosign_envelope
-from cdm_core.key_registry import RECORDER_ROLE
-from cdm_core.receipts import RECEIPT_EVENT, RECEIPT_PREDICATE, build_receipt, describe_acts, envelope_digest, seal_timestamp
-from cdm_core.signed_note import verify_checkpoint
-from cdm_core.trusted_keys import build_key_list
+from cdm_core.evidence.envelopes import build_statement, cosign_envelope
+from cdm_core.evidence.key_registry import RECORDER_ROLE
+from cdm_core.evidence.receipts import RECEIPT_EVENT, RECEIPT_PREDICATE, build_receipt, describe_acts, envelope_digest, seal_timestamp
+from cdm_core.evidence.signed_note import verify_checkpoint
+from cdm_core.evidence.trusted_keys import build_key_list
 from tasks.clock import utc_now
 from tasks.evidence.judging import current_registry, find_approvals, find_request_acts
 from tasks.evidence.records import verify_record

@@ -23,10 +23,10 @@ from typing import Literal
 
 from securesystemslib.signer import Key  # type: ignore[attr-defined]  # re-exported without __all__
 
-from cdm_core.audit_record import check_statement, complete_predicate
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
-from cdm_core.evidence import (
+from cdm_core.evidence.audit_record import check_statement, complete_predicate
+from cdm_core.evidence.envelopes import (
     UNLEARNING_PREDICATE,
     VerifiedStatement,
     build_statement,

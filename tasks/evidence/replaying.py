@@ -18,13 +18,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cdm_core.composition import Expert
+from cdm_core.composition.document import Expert
 from cdm_core.digests import Digest, Json, json_digest, sha256_digest
 from cdm_core.documents import describe_problem
 from cdm_core.errors import InvalidInputError
-from cdm_core.evidence import VerifiedStatement
+from cdm_core.evidence.envelopes import VerifiedStatement
+from cdm_core.evidence.replay import Made, MissingInput, ReplayResult, compare_replay
 from cdm_core.fingerprint import measure_fingerprint
-from cdm_core.replay import Made, MissingInput, ReplayResult, compare_replay
 from tasks.data.data_history import outputs_at
 from tasks.data.git import run_git
 from tasks.deletion.erasure import DataStore, open_stores

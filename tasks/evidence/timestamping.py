@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.error import URLError
 
 from cdm_core.errors import StateError
+from cdm_core.evidence.timestamps import build_timestamp_request, verify_timestamp
 from cdm_core.settings import TimestampingSettings
-from cdm_core.timestamps import build_timestamp_request, verify_timestamp
 from tasks.workspace import Workspace
 
 _TIMEOUT_SECONDS = 30

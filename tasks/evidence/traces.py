@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from cdm_core.digests import Json
-from cdm_core.membership import Membership
-from cdm_core.neighbours import Neighbours
+from cdm_core.evaluation.membership import Membership
+from cdm_core.evaluation.neighbours import Neighbours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cdm_core.commitments import SALT_BYTES, OpenedEvent
 from cdm_core.digests import Digest, Json, canonical_json, json_digest
 from cdm_core.errors import VerificationError
+from cdm_core.evidence.commitments import SALT_BYTES, OpenedEvent
 
 EventRow = tuple[int, str, str, str | None, str | None, str]
 """seq, at, kind, request_id, body, leaf."""

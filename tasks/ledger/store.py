@@ -1,9 +1,9 @@
 """The ledger: what happened, which requests there are, and which samples must never come back. SQLite, one transaction a call.
 
 Events are only ever appended: triggers refuse change, removal and insertion out of order. Each event is a leaf of an RFC 6962 tree, a
-salted commitment (`cdm_core.commitments`) to its content; salts lie in a table of their own. `verify` compares the events with their
-leaves, and the tree with every checkpoint that was signed (`tasks.ledger.tree_heads`), so that an edit, a cut at the end and a rollback
-are seen.
+salted commitment (`cdm_core.evidence.commitments`) to its content; salts lie in a table of their own. `verify` compares the events with
+their leaves, and the tree with every checkpoint that was signed (`tasks.ledger.tree_heads`), so that an edit, a cut at the end and a
+rollback are seen.
 
 `unlink` destroys the salts, bodies and request ids of a closed request's events. Their leaves, kinds and times stay, so no proof breaks,
 and nothing in the ledger leads from the leaves to a person. Flows need a case's bodies until it's closed, so it's done on demand only
@@ -26,11 +26,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast, get_args
 
-from cdm_core.commitments import OpenedEvent
 from cdm_core.digests import Digest, Json, canonical_json
 from cdm_core.errors import RequestRefusedError, StateError, VerificationError
-from cdm_core.merkle import build_consistency_proof, build_inclusion_proof, compute_root, hash_leaf, iterate_roots
-from cdm_core.signed_note import LogProof, verify_checkpoint
+from cdm_core.evidence.commitments import OpenedEvent
+from cdm_core.evidence.merkle import build_consistency_proof, build_inclusion_proof, compute_root, hash_leaf, iterate_roots
+from cdm_core.evidence.signed_note import LogProof, verify_checkpoint
 from tasks.clock import utc_now
 from tasks.keys import load_record_keys
 from tasks.ledger.events import EventRow, format_time, insert_event, is_chained, migrate_chained_events

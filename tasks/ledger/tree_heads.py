@@ -11,7 +11,7 @@ from pathlib import Path
 from securesystemslib.signer import Key  # type: ignore[attr-defined]  # re-exported without __all__
 
 from cdm_core.errors import VerificationError
-from cdm_core.signed_note import Checkpoint, sign_checkpoint, verify_checkpoint
+from cdm_core.evidence.signed_note import Checkpoint, sign_checkpoint, verify_checkpoint
 from tasks.files import write_atomically
 from tasks.keys import load_record_keys, workspace_signer
 from tasks.locks import exclusive_lock

@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import Json
 from cdm_core.errors import StateError
-from cdm_core.quality_gate import GateResult
+from cdm_core.evaluation.quality_gate import GateResult
 from tasks.clock import utc_now
 from tasks.evidence.audit_log import AuditSummary, Verdict, end_run, open_run
 from tasks.evidence.traces import NO_TRACES, Traces

@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, VerificationError
-from cdm_core.evidence import sign_envelope, verify_envelope
-from cdm_core.grants import Grant, grant_of, parse_grant, require_valid
-from cdm_core.requests import check_size
+from cdm_core.evidence.envelopes import sign_envelope, verify_envelope
+from cdm_core.evidence.grants import Grant, grant_of, parse_grant, require_valid
+from cdm_core.intake.requests import check_size
 from tasks.files import write_atomically
 from tasks.keys import verify_file, workspace_key, workspace_signer
 from tasks.workspace import Workspace

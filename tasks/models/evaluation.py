@@ -23,17 +23,17 @@ from safetensors.torch import load, save
 
 from cdm_core.centroids import compute_centroids
 from cdm_core.clip import EMBEDDING_WIDTH
-from cdm_core.composition import Composition, Expert, parse_composition
+from cdm_core.composition.document import Composition, Expert, parse_composition
+from cdm_core.composition.mixing import draw_expert
+from cdm_core.composition.serving import CENTROIDS_NAME, ComposedModel, load_composed_model
 from cdm_core.digests import Digest, derive_seed, json_digest, sha256_digest
 from cdm_core.errors import VerificationError
-from cdm_core.features import FeatureExtractor, compute_extractor_digest, load_efficientnet_lite0, load_inception_v3
-from cdm_core.frechet import build_frechet_reference
-from cdm_core.manifests import samples_digest
-from cdm_core.mixing import draw_expert
-from cdm_core.moments import Moments, compute_moments
-from cdm_core.quality_gate import GateResult, GeneratedFeatures, judge_quality
-from cdm_core.serving import CENTROIDS_NAME, ComposedModel, load_composed_model
+from cdm_core.evaluation.features import FeatureExtractor, compute_extractor_digest, load_efficientnet_lite0, load_inception_v3
+from cdm_core.evaluation.frechet import build_frechet_reference
+from cdm_core.evaluation.moments import Moments, compute_moments
+from cdm_core.evaluation.quality_gate import GateResult, GeneratedFeatures, judge_quality
 from cdm_core.settings import EvaluationSettings
+from cdm_core.sharding.manifests import samples_digest
 from tasks.data.manifest_store import load_manifest
 from tasks.data.packs import load_pictures
 from tasks.files import write_atomically

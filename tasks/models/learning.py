@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.digests import Json
 from cdm_core.errors import StateError
-from cdm_core.quality_gate import GateResult
+from cdm_core.evaluation.quality_gate import GateResult
 from tasks.clock import utc_now
 from tasks.data.data_versions import commit_training, data_revision, require_committed
 from tasks.deletion.suppression import refuse_resurrected

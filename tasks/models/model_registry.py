@@ -25,7 +25,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.types import ColSpec, Schema
 
-from cdm_core.composition import Composition, parse_composition
+from cdm_core.composition.document import Composition, parse_composition
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import StateError, VerificationError
 from tasks.models import tracking

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
+from cdm_core.composition.mixing import draw_expert
 from cdm_core.digests import Json, sha256_digest
+from cdm_core.evaluation.picture_grid import build_grid
+from cdm_core.evaluation.quality_gate import GateResult
 from cdm_core.fingerprint import measure_fingerprint
-from cdm_core.mixing import draw_expert
-from cdm_core.picture_grid import build_grid
-from cdm_core.quality_gate import GateResult
 from tasks.evidence.audit_log import FRECHET_DISTANCE, AuditSummary, Picture, build_note, log_audit, log_distance_chart
 from tasks.evidence.hardware import describe_hardware
 from tasks.evidence.records import append_record

@@ -21,8 +21,8 @@ class ComposedModel(PythonModel):
         """Put the backbone and the adapters together."""
         import torch
 
+        from cdm_core.composition.serving import load_composed_model
         from cdm_core.fingerprint import NUM_THREADS
-        from cdm_core.serving import load_composed_model
 
         torch.set_num_threads(NUM_THREADS)
         composition = Path(context.artifacts["composition"])

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from cdm_core.alignment import NEAREST, Retrieved, clip_scores, mean_interval, retrieve
 from cdm_core.digests import Digest, Json, derive_seed
-from cdm_core.distances import Interval, judge_goal
 from cdm_core.errors import StateError
-from cdm_core.splits import Part, group_of
+from cdm_core.evaluation.alignment import NEAREST, Retrieved, clip_scores, mean_interval, retrieve
+from cdm_core.evaluation.distances import Interval, judge_goal
+from cdm_core.sharding.splits import Part, group_of
 from tasks.data.openmoji import caption_groups
 from tasks.models.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache

@@ -12,24 +12,14 @@ from pathlib import Path
 
 from cdm_core.digests import Digest, json_digest, sha256_digest
 from cdm_core.errors import StateError
-from cdm_core.manifests import samples_digest
+from cdm_core.sharding.manifests import samples_digest
 from tasks.data.manifest_store import load_manifests
 from tasks.files import erase_folder, write_atomically
 from tasks.locks import exclusive_lock
 from tasks.workspace import Workspace
 
 _LOCK = "report.lock"
-_SAMPLING_CODE = (
-    "composition",
-    "copy_protection",
-    "features",
-    "knn_weights",
-    "parametrisation",
-    "samplers",
-    "sampling",
-    "serving",
-    "stacking",
-)
+_SAMPLING_CODE = ("composition/*.py", "methods/*.py", "evaluation/features.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +66,8 @@ def sampling_code() -> Digest:
     import cdm_core
 
     folder = Path(str(cdm_core.__file__)).parent
-    files = [*(folder / f"{name}.py" for name in _SAMPLING_CODE), *sorted((folder / "methods").glob("*.py"))]
-    return json_digest({path.name: sha256_digest(path.read_bytes()) for path in files})
+    files = [path for pattern in _SAMPLING_CODE for path in sorted(folder.glob(pattern))]
+    return json_digest({path.relative_to(folder).as_posix(): sha256_digest(path.read_bytes()) for path in files})
 
 
 def erase_report(ws: Workspace) -> int:

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from cdm_core.attribution import follow_path
-from cdm_core.attribution_validity import measure_effects, validate_credit
+from cdm_core.composition.mixing import Condition, draw_expert
+from cdm_core.composition.samplers import build_sampler
+from cdm_core.composition.sampling import bind, draw_start, walk
+from cdm_core.composition.serving import load_composed_model
 from cdm_core.digests import Digest, Json, json_digest
-from cdm_core.mixing import Condition, draw_expert
-from cdm_core.samplers import build_sampler
-from cdm_core.sampling import bind, draw_start, walk
-from cdm_core.serving import load_composed_model
+from cdm_core.evaluation.attribution import follow_path
+from cdm_core.evaluation.attribution_validity import measure_effects, validate_credit
 from tasks.models.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.models import SplitModel

@@ -14,9 +14,9 @@ from cdm_core.adapters import adapter_from_bytes, adapter_to_bytes, initial_adap
 from cdm_core.chain import compute_chain, num_reusable_stages
 from cdm_core.digests import Digest, derive_seed
 from cdm_core.fingerprint import measure_fingerprint
-from cdm_core.manifests import samples_digest
 from cdm_core.settings import Settings, TrainingSettings
-from cdm_core.splits import Part, stage_rows
+from cdm_core.sharding.manifests import samples_digest
+from cdm_core.sharding.splits import Part, stage_rows
 from cdm_core.training import StagePosition, num_steps, train_stage
 from tasks.paper_report.cache import ReportCache
 from tasks.training.checkpoints import CheckpointStore

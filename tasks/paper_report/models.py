@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import sha256_digest
-from cdm_core.manifests import samples_digest
 from cdm_core.methods.classifier import ClassifierSettings, classifier_key, classifier_to_bytes, train_classifier
 from cdm_core.settings import STOCHASTIC_METHODS, Method, Settings
-from cdm_core.splits import Split
+from cdm_core.sharding.manifests import samples_digest
+from cdm_core.sharding.splits import Split
 from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.experts import TrainedPart
 from tasks.paper_report.references import References, write_centroids

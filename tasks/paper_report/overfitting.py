@@ -7,9 +7,9 @@ import pandas as pd
 import torch
 
 from cdm_core.digests import Digest, Json, derive_seed
-from cdm_core.memorisation import measure_memorisation
+from cdm_core.evaluation.memorisation import measure_memorisation
 from cdm_core.settings import Method
-from cdm_core.splits import Part, Split
+from cdm_core.sharding.splits import Part, Split
 from tasks.data.packs import load_pictures
 from tasks.models.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache

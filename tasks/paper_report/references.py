@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load, save
 
 from cdm_core.centroids import compute_centroids
+from cdm_core.composition.serving import CENTROIDS_NAME
 from cdm_core.digests import Digest, derive_seed, json_digest, sha256_digest
-from cdm_core.features import NetworkFeatures, load_efficientnet_lite0
-from cdm_core.manifests import samples_digest
-from cdm_core.serving import CENTROIDS_NAME
-from cdm_core.splits import Part
+from cdm_core.evaluation.features import NetworkFeatures, load_efficientnet_lite0
+from cdm_core.sharding.manifests import samples_digest
+from cdm_core.sharding.splits import Part
 from tasks.data.manifest_store import load_manifest
 from tasks.data.packs import load_pictures
 from tasks.paper_report.cache import ReportCache

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load, save
 
 from cdm_core.adapters import AdapterTensors, merge_adapter
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
+from cdm_core.composition.serving import ComposedModel, load_composed_model
 from cdm_core.digests import Digest, json_digest
-from cdm_core.serving import ComposedModel, load_composed_model
 from tasks.models.evaluation import PictureRequest, smallest_compositions
 from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.references import shared_extractor

@@ -13,7 +13,7 @@ import pandas as pd
 from cdm_core.digests import Digest
 from cdm_core.errors import InvalidInputError
 from cdm_core.settings import Settings
-from cdm_core.splits import Part, Split, group_of, split_by_group, split_by_owner, whole
+from cdm_core.sharding.splits import Part, Split, group_of, split_by_group, split_by_owner, whole
 from tasks.data.manifest_store import load_manifests
 from tasks.data.openmoji import caption_groups
 from tasks.models.evaluation import PictureRequest, choose_pictures

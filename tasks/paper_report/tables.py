@@ -6,9 +6,9 @@ from dataclasses import asdict
 import torch
 
 from cdm_core.digests import Digest, Json, derive_seed
-from cdm_core.distances import Replicates, best_of, compare, jackknife, judge_goal, measure_replicates
-from cdm_core.frechet import FrechetReference, build_frechet_reference
-from cdm_core.moments import compute_moments
+from cdm_core.evaluation.distances import Replicates, best_of, compare, jackknife, judge_goal, measure_replicates
+from cdm_core.evaluation.frechet import FrechetReference, build_frechet_reference
+from cdm_core.evaluation.moments import compute_moments
 from tasks.models.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.models import COLUMNS, SplitModel, bare_model

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported without __all__
 
-from cdm_core.approvals import Approval, count_approvals, sign_approval, verify_approval
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, VerificationError
-from cdm_core.evidence import build_public_key
-from cdm_core.key_registry import KeyRegistry
+from cdm_core.evidence.approvals import Approval, count_approvals, sign_approval, verify_approval
+from cdm_core.evidence.envelopes import build_public_key
+from cdm_core.evidence.key_registry import KeyRegistry
 from tasks.evidence.judging import current_registry
 from tasks.files import write_atomically
 from tasks.ledger.store import Ledger

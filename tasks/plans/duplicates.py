@@ -15,8 +15,8 @@ import pandas as pd
 
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import InvalidInputError
-from cdm_core.manifests import drop_samples
-from cdm_core.perceptual_hash import compute_perceptual_hash
+from cdm_core.evaluation.perceptual_hash import compute_perceptual_hash
+from cdm_core.sharding.manifests import drop_samples
 from tasks.data.lookup import look_up
 from tasks.data.manifest_store import load_manifests
 from tasks.data.packs import load_pictures

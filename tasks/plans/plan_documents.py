@@ -15,7 +15,7 @@ from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_d
 from cdm_core.documents import decode_text, load_json
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, VerificationError
 from cdm_core.intake.reception import parse_any
-from cdm_core.requests import DeletionRequest
+from cdm_core.intake.requests import DeletionRequest
 from tasks.data.data_versions import data_revision
 from tasks.data.manifest_store import load_manifests
 from tasks.ledger.store import Ledger

@@ -15,9 +15,9 @@ import pandas as pd
 from cdm_core.chain import first_changed_stage
 from cdm_core.digests import Digest, Json, canonical_json, json_digest, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError
-from cdm_core.manifests import drop_samples
-from cdm_core.partition import OwnerKey, compute_owner_key
-from cdm_core.requests import DeletionRequest
+from cdm_core.intake.requests import DeletionRequest
+from cdm_core.sharding.manifests import drop_samples
+from cdm_core.sharding.partition import OwnerKey, compute_owner_key
 from cdm_core.training import num_steps
 from tasks.clock import utc_now
 from tasks.data.lookup import count_by_stage, look_up

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cdm_core.errors import StateError
-from cdm_core.partition import OwnerKey
 from cdm_core.settings import Settings
-from cdm_core.stage_plan import Alternative, OwnerSamples, build_alternatives
-from cdm_core.tiers import stage_rate, stage_tiers
+from cdm_core.sharding.partition import OwnerKey
+from cdm_core.sharding.stage_plan import Alternative, OwnerSamples, build_alternatives
+from cdm_core.sharding.tiers import stage_rate, stage_tiers
 from tasks.data.manifest_store import load_manifests
 from tasks.workspace import Workspace
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from cdm_core.picture_grid import build_grid
+from cdm_core.evaluation.picture_grid import build_grid
 from cdm_core.pretraining.clip import ClipTrainingConfig
 from tasks.files import write_atomically
 from tasks.pretraining.training_history import TrainingHistory

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from cdm_core.backbone import BACKBONE_FOLDER, load_backbone
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import InvalidInputError
-from cdm_core.features import load_efficientnet_lite0
+from cdm_core.evaluation.features import load_efficientnet_lite0
 from cdm_core.pretraining.measures import (
     Distances,
     Retrieval,

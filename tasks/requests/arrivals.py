@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cdm_core.digests import Digest, json_digest
 from cdm_core.errors import InvalidInputError, SuppressedError
-from cdm_core.partition import OwnerKey, assign, compute_owner_key
+from cdm_core.sharding.partition import OwnerKey, assign, compute_owner_key
 from tasks.data.data_versions import commit_data
 from tasks.data.packs import Sample
 from tasks.data.pictures import decode_picture, normalise_picture

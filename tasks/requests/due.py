@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cdm_core.clocks import Terms, check_extension, compute_due
 from cdm_core.digests import Json
 from cdm_core.errors import InvalidInputError, StateError
-from cdm_core.requests import Regulation
+from cdm_core.intake.clocks import Terms, check_extension, compute_due
+from cdm_core.intake.requests import Regulation
 from tasks.ledger.store import Ledger, StoredRequest
 from tasks.workspace import Workspace
 

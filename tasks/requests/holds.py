@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cdm_core.digests import Json, canonical_json, json_digest
 from cdm_core.errors import InvalidInputError, StateError
-from cdm_core.partition import compute_owner_key
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.files import write_atomically
 from tasks.keys import owner_secret
 from tasks.ledger.store import Ledger

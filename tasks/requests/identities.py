@@ -21,8 +21,8 @@ from cdm_core.digests import Json, canonical_json, keyed_hash
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from cdm_core.intake.case_status import Outcome
 from cdm_core.intake.encodings import compute_drop_hash, standardise_email, standardise_phone
-from cdm_core.partition import OwnerKey, compute_owner_key
-from cdm_core.requests import DeletionRequest, Identifier
+from cdm_core.intake.requests import DeletionRequest, Identifier
+from cdm_core.sharding.partition import OwnerKey, compute_owner_key
 from tasks.data.lookup import look_up
 from tasks.data.manifest_store import load_manifests
 from tasks.files import write_atomically

@@ -34,7 +34,7 @@ from pydantic_core import PydanticCustomError
 from cdm_core.digests import Digest, json_digest
 from cdm_core.documents import decode_text, describe_problem, load_json
 from cdm_core.errors import InvalidInputError
-from cdm_core.tiers import is_tier_name
+from cdm_core.sharding.tiers import is_tier_name
 from tasks.files import erase_folder, write_atomically
 from tasks.workspace import Workspace
 

@@ -27,7 +27,7 @@ from cdm_core.intake.detection import FORMATS, Format, detect_format, size_limit
 from cdm_core.intake.fields import parse_time
 from cdm_core.intake.opendsr import DOMAIN_HEADER, SIGNATURE_HEADER
 from cdm_core.intake.reception import Parcel, describe_refusal, judge
-from cdm_core.requests import DeletionRequest, check_size
+from cdm_core.intake.requests import DeletionRequest, check_size
 from tasks.keys import VerifiedIssuer, owner_secret, sender_keys
 from tasks.ledger.store import Ledger
 from tasks.requests.request_images import find_image_files, keep_images

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import RequestRefusedError
-from cdm_core.requests import DeletionRequest
+from cdm_core.intake.requests import DeletionRequest
 from tasks.files import write_atomically
 from tasks.workspace import Workspace
 

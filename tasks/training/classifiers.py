@@ -7,11 +7,11 @@ on, and `find_or_train_classifier` refuses.
 
 from pathlib import Path
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import StateError, VerificationError
-from cdm_core.manifests import samples_digest
 from cdm_core.methods.classifier import ClassifierSettings, classifier_key, classifier_to_bytes, train_classifier
+from cdm_core.sharding.manifests import samples_digest
 from tasks.data.manifest_store import load_manifests
 from tasks.files import write_atomically
 from tasks.training.shard_training import load_stage, shared_backbone, shared_backbone_digest

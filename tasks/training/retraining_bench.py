@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 import pandas as pd
 
 from cdm_core.adapters import initial_adapter
-from cdm_core.retraining_sides import Retraining, SideRules
+from cdm_core.sharding.retraining_sides import Retraining, SideRules
 from cdm_core.training import StagePosition, train_stage
 from tasks.data.manifest_store import load_manifests
 from tasks.training.shard_training import load_stage, scratch_model

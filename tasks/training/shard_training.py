@@ -16,8 +16,8 @@ from cdm_core.backbone import PixelBackbone, compute_backbone_digest, load_backb
 from cdm_core.chain import compute_chain, num_reusable_stages
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.fingerprint import measure_fingerprint
-from cdm_core.manifests import samples_digest, stage_samples
 from cdm_core.settings import Settings
+from cdm_core.sharding.manifests import samples_digest, stage_samples
 from cdm_core.stage_origin import StageOrigin, stage_origins
 from cdm_core.training import StagePosition, StageSamples, num_steps, train_stage
 from tasks.data.manifest_store import load_manifest

@@ -19,7 +19,13 @@ Progress = Callable[[str, int], None]
 """Called with (what advanced, by how much)."""
 
 _PRELOADED = ["accelerate", "diffusers.models.unets.unet_2d_condition", "open_clip", "peft", "scipy.special", "timm"]
-_PRELOADED += ["cdm_core.training", "cdm_core.serving", "cdm_core.features", "cdm_core.centroids", "cdm_core.quality_gate"]
+_PRELOADED += [
+    "cdm_core.training",
+    "cdm_core.composition.serving",
+    "cdm_core.evaluation.features",
+    "cdm_core.centroids",
+    "cdm_core.evaluation.quality_gate",
+]
 _queue: SimpleQueue[tuple[str, int] | None] | None = None  # in a worker: where it reports to
 _pool: ProcessPoolExecutor | None = None  # in a parent: the pool that is open
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cdm_core.chain import compute_chain, first_changed_stage, num_reusable_stages
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.fingerprint import Fingerprint
-from cdm_core.manifests import build_manifest, samples_digest, stage_samples
 from cdm_core.settings import TrainingSettings
+from cdm_core.sharding.manifests import build_manifest, samples_digest, stage_samples
 
 BACKBONE = sha256_digest(b"backbone")
 SETTINGS = TrainingSettings(rank=8, learning_rate=0.001, batch_size=16, epochs=3, caption_dropout=0.1)

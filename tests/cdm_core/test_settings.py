@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm_core.errors import InvalidInputError
-from cdm_core.partition import Partition
 from cdm_core.settings import parse_settings
+from cdm_core.sharding.partition import Partition
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 

@@ -9,7 +9,7 @@ from tiny_workspace import lethe, owners_of, signed_request
 from workspace_snapshot import grid_cells
 
 from cdm_core.digests import sha256_digest
-from cdm_core.evidence import verify_chain
+from cdm_core.evidence.envelopes import verify_chain
 from tasks.deletion import forgetting
 from tasks.evidence.records import load_records
 from tasks.keys import workspace_key

@@ -10,8 +10,8 @@ import pytest
 from built_workspace import Built, copy_workspace
 from tiny_workspace import ISSUER, lethe, make_workspace, owners_of
 
-from cdm_core.composition import parse_composition
-from cdm_core.grants import Grant
+from cdm_core.composition.document import parse_composition
+from cdm_core.evidence.grants import Grant
 from tasks.keys import workspace_key
 from tasks.models.compositions import centroid_files
 from tasks.models.entitlements import write_grant

@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from tiny_workspace import DOMAIN, OWNERS, lethe, make_workspace, owners_of, signed_request
 from workspace_snapshot import event_kinds, files_holding, files_with_digest, read_adapters, tree_digests
 
-from cdm_core.audit_record import SCHEMA_PATH
-from cdm_core.composition import parse_composition
+from cdm_core.composition.document import parse_composition
 from cdm_core.digests import sha256_digest
+from cdm_core.evidence.audit_record import SCHEMA_PATH
 from tasks.data.data_versions import is_up_to_date
 from tasks.data.manifest_store import load_manifest
 from tasks.ledger.store import Ledger

@@ -14,7 +14,7 @@ from built_workspace import Built, Forgotten, copy_workspace
 from tiny_workspace import DOMAIN, lethe, owners_of, signed_request
 from workspace_snapshot import event_kinds, files_holding, read_adapters
 
-from cdm_core.composition import parse_composition
+from cdm_core.composition.document import parse_composition
 from cdm_core.digests import sha256_digest
 from tasks.data.data_versions import is_up_to_date
 from tasks.deletion import forgetting, purging

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny_workspace import DOMAIN, lethe, owners_of, signed_request
 
-from cdm_core.manifests import find_samples
+from cdm_core.sharding.manifests import find_samples
 from tasks.data.lookup import look_up
 from tasks.data.manifest_store import load_manifests
 from tasks.workspace import Workspace

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tiny_workspace import DOMAIN, ISSUER, lethe, owners_of, set_parameters, signed_request
 from workspace_snapshot import event_kinds, files_with_digest
 
-from cdm_core.approvals import verify_approval
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import RequestRefusedError, VerificationError
+from cdm_core.evidence.approvals import verify_approval
 from tasks.clock import utc_now
 from tasks.keys import load_registry
 from tasks.ledger.store import Ledger

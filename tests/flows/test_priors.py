@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from tiny_workspace import OWNERS, lethe, set_parameters
 
 from cdm_core.clip import load_clip
-from cdm_core.composition import parse_composition
-from cdm_core.knn_weights import knn_weights
-from cdm_core.serving import CENTROIDS_NAME
+from cdm_core.composition.document import parse_composition
+from cdm_core.composition.knn_weights import knn_weights
+from cdm_core.composition.serving import CENTROIDS_NAME
 from tasks.data.manifest_store import save_manifest
 from tasks.models.compositions import centroid_files
 from tasks.models.model_registry import champion, composition_of

@@ -17,8 +17,8 @@ from tiny_requests import opendsr_content
 from tiny_workspace import ISSUER, lethe, owners_of, set_parameters
 from workspace_snapshot import files_holding
 
-from cdm_core.audit_record import REASONS, check_statement
 from cdm_core.digests import canonical_json, sha256_digest
+from cdm_core.evidence.audit_record import REASONS, check_statement
 from tasks.ledger.store import Ledger
 from tasks.models import tracking
 from tasks.workspace import Workspace

@@ -7,7 +7,7 @@ import pytest
 from built_workspace import Built, Forgotten, copy_workspace
 from tiny_workspace import DOMAIN, OWNERS, Ran, draw_picture, lethe, owners_of, signed_request
 
-from cdm_core.manifests import find_samples
+from cdm_core.sharding.manifests import find_samples
 from tasks.data.data_versions import commit_data
 from tasks.data.manifest_store import load_manifests
 from tasks.data.workspace_init import create_workspace

@@ -7,7 +7,7 @@ from built_workspace import Built, Forgotten, copy_workspace
 from tiny_workspace import lethe, owners_of, set_parameters, signed_request
 from workspace_snapshot import event_kinds, files_holding
 
-from cdm_core.composition import parse_composition
+from cdm_core.composition.document import parse_composition
 from tasks.data.data_versions import is_up_to_date
 from tasks.models import tracking
 from tasks.models.model_registry import champion, composition_of

@@ -19,7 +19,7 @@ from uuid import uuid4
 from PIL import Image, ImageDraw
 
 from cdm_core.digests import sha256_digest
-from cdm_core.partition import Partition, assign, compute_owner_key
+from cdm_core.sharding.partition import Partition, assign, compute_owner_key
 from flows.cli import main
 from tasks.data.pictures import SourcePicture, encode_png
 from tasks.data.workspace_init import create_workspace

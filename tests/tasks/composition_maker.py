@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.settings import SamplingSettings
 from tasks.evidence.audit_log import open_run

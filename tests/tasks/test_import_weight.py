@@ -9,9 +9,8 @@ HEAVY = "{'torch', 'diffusers', 'peft', 'open_clip', 'transformers', 'pandas', '
 
 
 def test_requests_evidence_and_records_import_nothing_heavy() -> None:
-    program = (
-        f"import sys, tasks.evidence.records, tasks.ledger.store, tasks.keys, cdm_core.requests;print(sorted(set(sys.modules) & {HEAVY}))"
-    )
+    ours = "tasks.evidence.records, tasks.ledger.store, tasks.keys, cdm_core.intake.requests"
+    program = f"import sys, {ours}; print(sorted(set(sys.modules) & {HEAVY}))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
 
 

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from securesystemslib.signer import CryptoSigner
 
-from cdm_core.approvals import sign_approval, verify_approval
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, VerificationError
-from cdm_core.evidence import build_public_key
+from cdm_core.evidence.approvals import sign_approval, verify_approval
+from cdm_core.evidence.envelopes import build_public_key
 from tasks.keys import add_issuer, add_key, create_keys, load_registry, revoke_key, verify_file
 from tasks.workspace import Workspace
 

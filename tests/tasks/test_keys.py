@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
-from cdm_core.requests import MAX_REQUEST_BYTES, DeletionRequest
+from cdm_core.intake.requests import MAX_REQUEST_BYTES, DeletionRequest
 from tasks.keys import (
     VerifiedIssuer,
     add_issuer,

@@ -6,8 +6,8 @@ import pytest
 from quick_settings import use_quick_settings
 
 from cdm_core.errors import StateError
-from cdm_core.manifests import samples_digest
 from cdm_core.settings import TrainingSettings
+from cdm_core.sharding.manifests import samples_digest
 from tasks.data.manifest_store import load_manifest, load_manifests
 from tasks.data.samples import remove_samples
 from tasks.paper_report.cache import data_digest, erase_report, open_cache

@@ -24,7 +24,7 @@ from cdm_core.errors import RequestRefusedError
 from cdm_core.intake.detection import FORMATS, Format, detect_format, find_form
 from cdm_core.intake.opendsr import NO_REGULATION
 from cdm_core.intake.reception import Accepted, Parcel, judge, parse_any
-from cdm_core.requests import Identifier
+from cdm_core.intake.requests import Identifier
 
 
 def accept(given: Parcel, **changes: object) -> Accepted:

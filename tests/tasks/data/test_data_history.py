@@ -1,7 +1,7 @@
 import pytest
 from small_workspace import SECRET, sample, train
 
-from cdm_core.partition import compute_owner_key
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.data_history import Reference, outputs_at, parse_references, references_ever, references_now
 from tasks.data.data_versions import commit_data, commit_training
 from tasks.data.git import run_git

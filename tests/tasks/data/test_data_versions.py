@@ -8,7 +8,7 @@ import pytest
 from small_workspace import SECRET, make_small_workspace, sample, stored_objects, train
 
 from cdm_core.errors import StateError
-from cdm_core.partition import compute_owner_key
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.data_versions import commit_data, commit_training, data_revision, init_repository, is_committed, is_up_to_date
 from tasks.data.git import run_git
 from tasks.data.manifest_store import load_manifest

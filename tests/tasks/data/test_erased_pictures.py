@@ -7,12 +7,12 @@ import pytest
 import torch
 from small_workspace import SECRET, sample, train
 
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import StateError
-from cdm_core.manifests import find_samples
-from cdm_core.partition import compute_owner_key
 from cdm_core.settings import SamplingSettings
+from cdm_core.sharding.manifests import find_samples
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.data_versions import commit_data, commit_training, data_revision
 from tasks.data.erased_pictures import ErasedSample, Erasure, load_erased
 from tasks.data.manifest_store import load_manifest, load_manifests

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdm_core.errors import InvalidInputError, StateError
-from cdm_core.manifests import build_manifest, drop_samples, find_samples, stage_samples
+from cdm_core.sharding.manifests import build_manifest, drop_samples, find_samples, stage_samples
 from tasks.data.lookup import LOOKUP_COLUMNS, count_by_stage, erase_stale_indices, look_up, make_indices
 from tasks.data.manifest_store import load_manifest, load_manifests, save_manifest
 from tasks.data.many_samples import make_manifests

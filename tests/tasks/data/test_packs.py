@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from cdm_core.errors import InvalidInputError, VerificationError
-from cdm_core.manifests import build_manifest
-from cdm_core.partition import OwnerKey
+from cdm_core.sharding.manifests import build_manifest
+from cdm_core.sharding.partition import OwnerKey
 from tasks.data import packs
 from tasks.data.packs import Sample, add_to_pack, load_pictures, read_pack, remove_from_pack, write_pack
 from tasks.data.pictures import encode_png

@@ -1,8 +1,8 @@
 import pandas as pd
 from small_workspace import SECRET, png, sample
 
-from cdm_core.manifests import find_samples
-from cdm_core.partition import compute_owner_key
+from cdm_core.sharding.manifests import find_samples
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.manifest_store import load_manifest, load_manifests
 from tasks.data.packs import read_pack
 from tasks.data.samples import add_samples, pack_name, remove_samples, unique_samples

@@ -5,8 +5,8 @@ import pytest
 from small_workspace import ARRIVED_AT, OWNERS, SECRET, png, source_pictures
 
 from cdm_core.errors import InvalidInputError, StateError
-from cdm_core.manifests import find_samples
-from cdm_core.partition import compute_owner_key
+from cdm_core.sharding.manifests import find_samples
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.data_versions import data_revision
 from tasks.data.git import run_git
 from tasks.data.manifest_store import load_manifests

@@ -8,8 +8,8 @@ from small_workspace import SECRET, sample, stored_objects, train
 
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import StateError, VerificationError
-from cdm_core.manifests import find_samples
-from cdm_core.partition import compute_owner_key
+from cdm_core.sharding.manifests import find_samples
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.data_history import references_now
 from tasks.data.data_versions import commit_data, commit_training, is_up_to_date, open_repo
 from tasks.data.git import run_git

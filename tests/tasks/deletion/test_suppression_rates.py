@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdm_core.perceptual_hash import NUM_BANDS, compute_perceptual_hash, compute_variant_hashes
+from cdm_core.evaluation.perceptual_hash import NUM_BANDS, compute_perceptual_hash, compute_variant_hashes
 from tasks.data.openmoji import render_openmoji
 from tasks.data.pictures import decode_picture
 

@@ -12,7 +12,7 @@ from test_receipts import PARAMETERS, add_authority
 
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import InvalidInputError, StateError, VerificationError
-from cdm_core.key_validity import Validity
+from cdm_core.evidence.key_validity import Validity
 from flows.policy import record_key_change
 from flows.receipts import run_export_keys, run_receipt, run_verify
 from tasks.evidence.records import append_record

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from cdm_core.digests import canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, LetheError, StateError, VerificationError
-from cdm_core.receipts import verify_receipt
-from cdm_core.trusted_keys import parse_key_list
+from cdm_core.evidence.receipts import verify_receipt
+from cdm_core.evidence.trusted_keys import parse_key_list
 from flows.receipts import run_export_keys, run_receipt, run_verify
 from tasks.evidence.records import append_record
 from tasks.keys import create_keys

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 
-from cdm_core.audit_record import REASONS, check_statement
 from cdm_core.digests import Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, StateError, VerificationError
-from cdm_core.evidence import UNLEARNING_PREDICATE, build_public_key, build_statement, sign_envelope, verify_chain
+from cdm_core.evidence.audit_record import REASONS, check_statement
+from cdm_core.evidence.envelopes import UNLEARNING_PREDICATE, build_public_key, build_statement, sign_envelope, verify_chain
 from tasks.evidence.records import append_record, load_records, verify_record
 from tasks.keys import add_issuer, create_keys, workspace_key, workspace_signer
 from tasks.workspace import Workspace

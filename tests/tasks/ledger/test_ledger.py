@@ -11,8 +11,8 @@ import pytest
 
 from cdm_core.digests import canonical_json, json_digest, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError, VerificationError
-from cdm_core.merkle import verify_consistency
-from cdm_core.signed_note import verify_checkpoint, verify_log_proof
+from cdm_core.evidence.merkle import verify_consistency
+from cdm_core.evidence.signed_note import verify_checkpoint, verify_log_proof
 from tasks.keys import create_keys, load_record_keys
 from tasks.ledger.store import Ledger
 from tasks.workspace import Workspace

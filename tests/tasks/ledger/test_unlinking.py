@@ -9,8 +9,8 @@ import pytest
 
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
-from cdm_core.merkle import verify_consistency
-from cdm_core.signed_note import verify_checkpoint
+from cdm_core.evidence.merkle import verify_consistency
+from cdm_core.evidence.signed_note import verify_checkpoint
 from flows.receipts import run_export_keys, run_receipt, run_verify
 from flows.unlink import run_unlink
 from tasks.evidence.records import append_record

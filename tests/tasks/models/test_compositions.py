@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cdm_core.backbone import compute_backbone_digest
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import StateError, VerificationError
 from cdm_core.settings import Settings, parse_settings

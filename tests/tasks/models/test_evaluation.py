@@ -14,14 +14,14 @@ from quick_settings import set_parameters, use_quick_settings
 from safetensors.torch import load
 from small_workspace import SECRET
 
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
+from cdm_core.composition.mixing import draw_expert
+from cdm_core.composition.serving import CENTROIDS_NAME, load_composed_model
 from cdm_core.digests import Digest, derive_seed, sha256_digest
 from cdm_core.errors import VerificationError
-from cdm_core.manifests import build_manifest, drop_samples, find_samples
-from cdm_core.mixing import draw_expert
-from cdm_core.moments import Moments
-from cdm_core.partition import compute_owner_key
-from cdm_core.serving import CENTROIDS_NAME, load_composed_model
+from cdm_core.evaluation.moments import Moments
+from cdm_core.sharding.manifests import build_manifest, drop_samples, find_samples
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.manifest_store import load_manifest, load_manifests, save_manifest
 from tasks.data.samples import remove_samples
 from tasks.models.compositions import adapter_files, centroid_files, compose, expert_of

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cdm_core.composition import Composition, Expert
+from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import Digest, sha256_digest
-from cdm_core.partition import Partition, assign, compute_owner_key
 from cdm_core.settings import parse_settings
+from cdm_core.sharding.partition import Partition, assign, compute_owner_key
 from tasks.models.compositions import compose
 from tasks.models.evaluation import PictureRequest, choose_pictures, smallest_compositions
 

@@ -14,7 +14,7 @@ from composition_maker import CompositionMaker
 from mlflow import MlflowClient
 from PIL import Image
 
-from cdm_core.composition import Composition
+from cdm_core.composition.document import Composition
 from cdm_core.errors import StateError, VerificationError
 from tasks.evidence.audit_log import open_run
 from tasks.models import tracking
@@ -160,9 +160,9 @@ class _SeedPainter:
 
 def test_mlflow_loads_and_serves_a_version(maker: CompositionMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through MLflow's own loader; the network is replaced, since training adapters is another test's matter."""
-    serving = ModuleType("cdm_core.serving")
+    serving = ModuleType("cdm_core.composition.serving")
     serving.load_composed_model = _SeedPainter
-    monkeypatch.setitem(sys.modules, "cdm_core.serving", serving)
+    monkeypatch.setitem(sys.modules, "cdm_core.composition.serving", serving)
     composition = maker.composition("a", "b")
     _register(maker, composition, maker.adapters_of(composition), maker.centroids_of(composition))
     source = tracking.client(maker.ws).get_model_version(tracking.MODEL, "1").source

@@ -9,8 +9,8 @@ from small_workspace import ARRIVED_AT, SECRET
 
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import InvalidInputError, StateError, VerificationError
-from cdm_core.partition import compute_owner_key
-from cdm_core.perceptual_hash import compute_perceptual_hash
+from cdm_core.evaluation.perceptual_hash import compute_perceptual_hash
+from cdm_core.sharding.partition import compute_owner_key
 from flows.receipts import run_verify
 from tasks.data.lookup import look_up
 from tasks.data.packs import Sample

@@ -8,7 +8,7 @@ import pytest
 from small_workspace import png
 
 from cdm_core.errors import InvalidInputError, SuppressedError
-from cdm_core.partition import compute_owner_key
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.data_versions import data_revision
 from tasks.data.manifest_store import load_manifest
 from tasks.data.workspace_init import create_workspace

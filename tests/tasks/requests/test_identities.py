@@ -8,8 +8,8 @@ import pytest
 
 from cdm_core.errors import InvalidInputError, StateError
 from cdm_core.intake.encodings import compute_drop_hash
-from cdm_core.partition import compute_owner_key
-from cdm_core.requests import Identifier, IdentifierFormat
+from cdm_core.intake.requests import Identifier, IdentifierFormat
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.keys import create_keys, owner_secret
 from tasks.requests.identities import add_identities, find_owner_keys
 from tasks.workspace import Workspace

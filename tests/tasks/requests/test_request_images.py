@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cdm_core.errors import RequestRefusedError
-from cdm_core.requests import DeletionRequest
+from cdm_core.intake.requests import DeletionRequest
 from tasks.requests.request_images import MAX_IMAGE_BYTES, find_image_files, images_folder, keep_images
 from tasks.workspace import Workspace
 

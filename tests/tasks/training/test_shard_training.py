@@ -11,8 +11,8 @@ from small_workspace import OWNERS, SECRET
 from cdm_core.adapters import adapter_from_bytes, adapter_to_bytes, attach_adapter, initial_adapter
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import VerificationError
-from cdm_core.manifests import find_samples
-from cdm_core.partition import compute_owner_key
+from cdm_core.sharding.manifests import find_samples
+from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.manifest_store import load_manifest, load_manifests
 from tasks.data.samples import remove_samples
 from tasks.training.checkpoints import CheckpointStore

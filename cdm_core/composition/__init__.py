@@ -1,0 +1,1 @@
+"""Experts composed at sampling time: the document that names a model, samplers, mixing, and the paper's extensions."""

@@ -1,0 +1,1 @@
+"""Measuring pictures: distances, recall, alignment, memorisation, membership, attribution, and the gate that judges by them."""

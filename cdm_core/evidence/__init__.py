@@ -1,0 +1,1 @@
+"""Statements, envelopes, proofs and keys: what anyone can check offline."""

@@ -1,0 +1,83 @@
+"""Counting what a deletion costs each side, on a small table whose answers can be worked out by hand."""
+
+import pandas as pd
+import pytest
+
+from cdm_core.settings import Settings, parse_settings
+from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_trace, draw_trace, mean_passes
+
+PARAMETERS = b"""
+shard_ids: [0, 1]
+stages: 2
+tiers: {cold: {rate: 0.01, share: 1}, hot: {rate: 1, share: 1}}
+training: {rank: 4, learning_rate: 0.004, batch_size: 4, epochs: [3, 1], caption_dropout: 0}
+sampling: {steps: 2, guidance_scale: 1, method: shard_per_image}
+knn: {centroids: 2, temperature: 0.1}
+evaluation: {samples: 16, blocks: 4, margin: 0.1, seed: 0, inception_weights: null}
+"""
+OWNERS = {"a": (0, 0, 8), "b": (0, 1, 5), "c": (1, 0, 6), "d": (1, 1, 2)}
+"""Shard, stage, samples."""
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return parse_settings(PARAMETERS, "params.yaml")
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    named = [(owner, shard, stage) for owner, (shard, stage, num) in OWNERS.items() for _ in range(num)]
+    return pd.DataFrame(named, columns=["owner_key", "shard", "stage"])
+
+
+def rules_of(side: Side, settings: Settings, rows: pd.DataFrame) -> SideRules:
+    return SideRules(side=side, settings=settings, passes=mean_passes(rows, settings))
+
+
+def test_the_mean_passes(settings: Settings, rows: pd.DataFrame) -> None:
+    assert mean_passes(rows, settings) == round((14 * 3 + 7 * 1) / 21) == 2
+
+
+@pytest.mark.parametrize(
+    ("side", "build", "without_b"),
+    [
+        ("monolith", 2 * 6, 2 * 4),  # ⌈21/4⌉, then ⌈16/4⌉
+        ("cdm", 2 * 4 + 2 * 2, 2 * 2),  # ⌈13/4⌉ and ⌈8/4⌉, then ⌈8/4⌉
+        ("lethe", 3 * 2 + 2 + 3 * 2 + 1, 0),  # b alone is in its shard's last stage: nothing is left to train there
+    ],
+)
+def test_steps_by_hand(side: Side, build: int, without_b: int, settings: Settings, rows: pd.DataFrame) -> None:
+    rules = rules_of(side, settings, rows)
+    assert rules.count_steps(rules.build(rows)) == build
+    assert rules.count_steps(rules.forget(rows, ["b"])) == without_b
+
+
+def test_a_deletion_from_the_first_stage_retrains_the_later_ones_too(settings: Settings, rows: pd.DataFrame) -> None:
+    rules = rules_of("lethe", settings, rows)
+    (retraining,) = rules.forget(rows, ["a"])
+    assert (retraining.position, retraining.first) == (0, 0)
+    assert [len(stage.rows) for stage in retraining.stages] == [0, 5]
+    assert rules.count_steps([retraining]) == 2
+
+
+def test_sisa_trains_each_stage_on_all_data_up_to_it(settings: Settings, rows: pd.DataFrame) -> None:
+    stages = [stage for adapter in rules_of("sisa", settings, rows).build(rows) for stage in adapter.stages]
+    assert [len(stage.rows) for stage in stages[1::2]] == [13, 8]
+    assert all(set(early.rows) <= set(late.rows) for early, late in zip(stages[::2], stages[1::2], strict=True))
+
+
+def test_what_is_carried_out_together_is_retrained_once(settings: Settings, rows: pd.DataFrame) -> None:
+    for side in SIDES:
+        rules = rules_of(side, settings, rows)
+        assert count_trace(rules, rows, ["a", "b", "c"], 3) == rules.count_steps(rules.forget(rows, ["a", "b", "c"]))
+        assert count_trace(rules, rows, ["a", "b", "c"], 3) <= count_trace(rules, rows, ["a", "b", "c"], 1)
+
+
+def test_owners_withdraw_as_often_as_their_tier_does(settings: Settings, rows: pd.DataFrame) -> None:
+    """Two hot owners and two cold ones, at a hundred to one: the first to go is hot in all but about one of a hundred traces."""
+    firsts = [draw_trace(rows, settings, 1, seed)[0] for seed in range(400)]
+    assert 0.95 < sum(OWNERS[owner][1] == 1 for owner in firsts) / 400 < 1
+    assert draw_trace(rows, settings, 4, 0) == draw_trace(rows.sample(frac=1, random_state=1), settings, 4, 0)
+    assert sorted(draw_trace(rows, settings, 4, 0)) == list("abcd")
+    with pytest.raises(ValueError, match="5 requests need as many owners; there are 4"):
+        draw_trace(rows, settings, 5, 0)
