@@ -3,6 +3,9 @@
 A run is told the item's digest, never its content, and finds it in the inbox by that. It may be told twice, or started again after it was
 killed: an item that was dealt with is gone, and the flows below find in the ledger what they had done.
 
+A process that waits with everything loaded carries the work out as `lethe submit` or `lethe learn` would (`flows.standby`), and the run
+reads in the ledger what came of it. Where none waits, or it came to nothing, the run does the work itself.
+
 Refused items end a run well. A run fails where trying again may help: nothing is built yet, a store can't be reached.
 """
 
@@ -15,6 +18,7 @@ from prefect import flow
 from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, SuppressedError
 from flows.commands import Document, forget_received, learn_arrival
 from flows.console import say
+from flows.standby.client import hand_over
 from tasks.clock import utc_now
 from tasks.ledger.store import Ledger
 from tasks.locks import exclusive_lock
@@ -57,6 +61,7 @@ def receive_request(root: str, item: str) -> None:
             remove_request(found)
             return
         receive_waiting(ws, found.name, utc_now())
+        hand_over(ws.root, ["submit", str(found.path), "--workspace", str(ws.root)], quiet=True)
         answers = [_forget(ws, found, request.request_id) for request in received.requests]
         _report(ws, found, *answers)
         remove_request(found, [name for request in received.requests for name in request.image_files])
@@ -72,6 +77,8 @@ def receive_arrival(root: str, item: str) -> None:
         try:
             owner_id, tier = read_owner(found.path)
             arrival = read_arrival(ws, Ledger(ws), found.path, owner_id, tier, utc_now())
+            tier_option = [] if tier is None else ["--tier", str(tier)]
+            hand_over(ws.root, ["learn", str(found.path), "--owner", owner_id, *tier_option, "--workspace", str(ws.root)], quiet=True)
             _report(ws, found, learn_arrival(ws, arrival, show_progress=False))
         except InvalidInputError as error:
             _report(ws, found, _describe(error, found))

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from cdm_core.errors import StateError
@@ -13,10 +14,10 @@ from tasks.workspace import Workspace
 _TERMINAL = ("TERM", "COLORTERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
 
 
-def hand_over(directory: Path, arguments: Sequence[str]) -> int | None:
+def hand_over(directory: Path, arguments: Sequence[str], *, quiet: bool = False) -> int | None:
     """Have the standby process of the workspace at `directory` run `lethe` with these arguments.
 
-    Ctrl-C here interrupts it there.
+    Ctrl-C here interrupts it there. What it prints goes where this process prints, or nowhere if `quiet`.
 
     Returns:
         Its exit code; None if there is none that takes it, and the caller does the work itself.
@@ -24,14 +25,15 @@ def hand_over(directory: Path, arguments: Sequence[str]) -> int | None:
     Raises:
         StateError: it took the work and ended without a word.
     """
-    try:
-        streams = [sys.stdout.fileno(), sys.stderr.fileno()]
-    except OSError:  # they lead nowhere that another process could write to
-        return None
-    connection = _connect(Workspace(directory.resolve()))
-    if connection is None:
-        return None
-    with connection:
+    with ExitStack() as stack:
+        try:
+            streams = _open_output(stack, quiet=quiet)
+        except OSError:  # they lead nowhere that another process could write to
+            return None
+        connection = _connect(Workspace(directory.resolve()))
+        if connection is None:
+            return None
+        stack.enter_context(connection)
         terminal = {name: os.environ[name] for name in _TERMINAL if name in os.environ}
         sys.stdout.flush()
         sys.stderr.flush()
@@ -42,6 +44,15 @@ def hand_over(directory: Path, arguments: Sequence[str]) -> int | None:
         except ConnectionError:
             return None
         return _wait_for_exit(connection) if is_accepted else None
+
+
+def _open_output(stack: ExitStack, *, quiet: bool) -> list[int]:
+    """Descriptors for what is printed to stdout and stderr."""
+    if quiet:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        stack.callback(os.close, nowhere)
+        return [nowhere, nowhere]
+    return [sys.stdout.fileno(), sys.stderr.fileno()]
 
 
 def _wait_for_exit(connection: socket.socket) -> int:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -14,13 +15,17 @@ from pathlib import Path
 import pytest
 from built_workspace import Built, copy_workspace
 from served_workspace import Served, are_gone, serve
-from tiny_workspace import OWNERS, signed_request
+from tiny_workspace import OWNERS, draw_picture, signed_request
 
+from cdm_core.digests import Digest
 from cdm_core.errors import StateError
+from flows.standby import process
 from flows.standby.channel import Job, address_file, receive_job, send_message
 from flows.standby.client import hand_over
 from tasks.ledger.store import Ledger
+from tasks.models import model_registry
 from tasks.requests.inbox import create_inbox
+from tasks.training import workers
 from tasks.workspace import Workspace
 
 LETHE = [sys.executable, "-c", "from flows.cli import main; main()"]
@@ -102,6 +107,39 @@ def test_one_that_ends_after_taking_it_is_an_error(ws: Workspace) -> None:
         hand_over(ws.root, ["submit"])
 
 
+def test_what_a_quiet_command_prints_goes_nowhere(ws: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    def take(connection: socket.socket) -> None:
+        received = receive_job(connection)
+        assert received is not None
+        send_message(connection, {"accepted": True})
+        for descriptor in received[1]:
+            os.write(descriptor, b"an owner's name\n")
+            os.close(descriptor)
+        send_message(connection, {"exit_code": 0})
+
+    with waiting(ws, take):
+        assert hand_over(ws.root, ["submit"], quiet=True) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_whose_code_has_changed_takes_nothing(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loads what is installed when it starts; by the time a command comes, other code is."""
+    monkeypatch.setattr(process, "_LOADED", [])
+    monkeypatch.setattr(workers, "load_workers", lambda: None)
+    monkeypatch.setattr(model_registry, "rehearse_registration", lambda folder: None)
+    described = iter([Digest("loaded"), Digest("installed since")])
+    monkeypatch.setattr(process, "_describe_code", lambda: next(described))
+    thread = threading.Thread(target=process.wait_for_job, args=(ws,))
+    thread.start()
+    while not address_file(ws).is_file():
+        assert thread.is_alive()
+        time.sleep(0.01)
+    assert hand_over(ws.root, ["submit"], quiet=True) is None
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert next(described, None) is None
+
+
 def wait_until_ready(served: Served, before: str = "") -> str:
     """The address of a process that waits and isn't the one before."""
 
@@ -139,11 +177,23 @@ def test_beside_a_server_a_command_is_carried_out_by_the_process_that_waits(buil
             assert interrupted.wait(timeout=60) != 0
         assert Ledger(ws).last("closed", "r-1") is None
 
-        wait_until_ready(served, address)
+        address = wait_until_ready(served, address)
         done = call(ws, "submit", request)
         assert done.returncode == 0, done.stderr
         assert '"status": "completed"' in done.stdout
         assert Ledger(ws).last("closed", "r-1") is not None
+
+        address = wait_until_ready(served, address)
+        pictures = tmp_path / "pictures"
+        pictures.mkdir()
+        (pictures / "red heart.png").write_bytes(draw_picture(20, 0))
+        learnt = call(ws, "learn", pictures, "--owner", "a new owner")
+        assert learnt.returncode == 0, learnt.stderr
+
+        address = wait_until_ready(served, address)
+        signed_request(ws, ws.inbox / "requests", "r-2", owner_ids=[OWNERS[1].owner_id])
+        assert served.outcome("done", "request")["status"] == "completed"
+        wait_until_ready(served, address)  # the one before had been taken
         assert (ws.prefect / "standby.log").read_text() == ""
 
         started = served.descendants()
