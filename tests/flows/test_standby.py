@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -134,6 +135,7 @@ def test_one_whose_code_has_changed_takes_nothing(ws: Workspace, monkeypatch: py
     while not address_file(ws).is_file():
         assert thread.is_alive()
         time.sleep(0.01)
+    assert stat.S_IMODE(Path(address_file(ws).read_text()).parent.stat().st_mode) == 0o700  # nobody else may hand it anything
     assert hand_over(ws.root, ["submit"], quiet=True) is None
     thread.join(timeout=10)
     assert not thread.is_alive()
