@@ -54,7 +54,7 @@ def bench_lookup(
 def bench_forget(
     requests: Annotated[int, typer.Option(min=1, help="Withdrawals in the trace, one owner each.")] = 64,
     batch: Annotated[str, typer.Option(metavar="K,K,…", help="How many are carried out together.")] = "1,8,64",
-    timed: Annotated[int, typer.Option(min=1, help="Groups of each K that are trained and timed.")] = 1,
+    timed: Annotated[int, typer.Option(min=0, help="Groups of each K that are trained and timed; 0 counts steps alone.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the trace.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to draw the shares, as SVG.")] = None,
     workspace: WorkspaceOption = HERE,

@@ -1,13 +1,18 @@
 """`lethe bench forget`: what a trace of withdrawals costs a monolith, CDM, SISA and Lethe, on the same data, in one run.
 
 Steps are exact and over the whole trace; they are counted, and the requests are carried out K at a time for each K. Wall seconds are
-measured on the first `timed` groups of each K, by training them, each adapter in a process of one thread and as many processes as cores;
-a share is of the monolith's seconds for the same groups. Nothing but training is in them: what a whole forget takes, with the stop, the
-evaluation and the purge, is `total_seconds` of `lethe submit`.
+measured on the first `timed` groups of each K, by training them, each adapter in a process of one thread and as many processes as cores; a
+share is of the monolith's seconds for the same groups; with `timed` 0 nothing is trained. Nothing but training is in them: what a whole
+forget takes, with the stop, the evaluation and the purge, is `total_seconds` of `lethe submit`.
+
+A trace draws owners without replacement, the likeliest first on average: the longer it is, the colder the owners that are left, and the
+dearer the next request. So steps are also told for the first 10, 20, 40 requests, one at a time.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 from rich.table import Table
 
 from cdm_core.errors import InvalidInputError
@@ -18,6 +23,9 @@ from tasks.plots.forget_plot import draw_forget_plot
 from tasks.training.retraining_bench import load_rows, time_retrainings, warm_up
 from tasks.training.workers import worker_pool
 from tasks.workspace import open_workspace
+
+LENGTHS = (10, 20, 40)
+"""Of a trace's beginnings."""
 
 Document = dict[str, object]
 Side = dict[str, object]
@@ -39,11 +47,12 @@ def run_bench_forget(directory: Path, *, requests: int, batches: list[int], time
     work = [(batch, side, group) for batch in batches for side in SIDES for group in groups[batch]]
     total = sum(rules[side].count_steps(rules[side].forget(rows, group)) for _, side, group in work)
     seconds = dict.fromkeys([(batch, side) for batch in batches for side in SIDES], 0.0)
-    with progress_bars({"steps": total}) as advance, worker_pool(on_progress=advance) as pool:
-        for future in [pool.submit(warm_up, ws) for _ in range(8)]:
-            future.result()
-        for batch, side, group in work:
-            seconds[batch, side] += time_retrainings(pool, ws, rules[side], rows, rules[side].forget(rows, group))
+    if work:
+        with progress_bars({"steps": total}) as advance, worker_pool(on_progress=advance) as pool:
+            for future in [pool.submit(warm_up, ws) for _ in range(8)]:
+                future.result()
+            for batch, side, group in work:
+                seconds[batch, side] += time_retrainings(pool, ws, rules[side], rows, rules[side].forget(rows, group))
     by_batch: dict[str, list[Side]] = {}
     for batch in batches:
         steps = {side: count_trace(rules[side], rows, trace, batch) for side in SIDES}
@@ -53,8 +62,8 @@ def run_bench_forget(directory: Path, *, requests: int, batches: list[int], time
                 "steps": steps[side],
                 "steps_share": steps[side] / steps["monolith"],
                 "steps_per_request": steps[side] / len(trace),
-                "wall_seconds": seconds[batch, side],
-                "wall_share": seconds[batch, side] / seconds[batch, "monolith"],
+                "wall_seconds": seconds[batch, side] if work else None,
+                "wall_share": seconds[batch, side] / seconds[batch, "monolith"] if work else None,
             }
             for side in SIDES
         ]
@@ -70,11 +79,21 @@ def run_bench_forget(directory: Path, *, requests: int, batches: list[int], time
         "steps_full_build": {side: rules[side].count_steps(rules[side].build(rows)) for side in SIDES},
         "sides": by_batch[str(batches[0])],
         "by_batch": by_batch,
+        "by_requests": {str(num): _count_beginning(rules, rows, trace[:num]) for num in _beginnings(requests)},
     }
     if plot is not None:
         write_atomically(plot.resolve(), draw_forget_plot({batch: by_batch[str(batch)] for batch in batches}))
         document["plot"] = str(plot)
     return document
+
+
+def _beginnings(requests: int) -> list[int]:
+    return [*(num for num in LENGTHS if num < requests), requests]
+
+
+def _count_beginning(rules: Mapping[str, SideRules], rows: pd.DataFrame, trace: list[str]) -> list[Side]:
+    steps = {side: count_trace(rules[side], rows, trace, 1) for side in SIDES}
+    return [{"name": side, "steps": steps[side], "steps_share": steps[side] / steps["monolith"]} for side in SIDES]
 
 
 def print_forget_table(document: Document) -> None:
@@ -88,6 +107,15 @@ def print_forget_table(document: Document) -> None:
         table.add_column(name, justify="right")
     for batch, sides in by_batch.items():
         for side in sides:
-            shares = (f"{side['steps_share']:.2%}", f"{side['wall_seconds']:.1f}", f"{side['wall_share']:.2%}")
-            table.add_row(str(batch), str(side["name"]), f"{side['steps']:,}", *shares)
+            wall = ("–", "–") if side["wall_seconds"] is None else (f"{side['wall_seconds']:.1f}", f"{side['wall_share']:.2%}")
+            table.add_row(str(batch), str(side["name"]), f"{side['steps']:,}", f"{side['steps_share']:.2%}", *wall)
     stdout().print(table)
+    by_requests = document["by_requests"]
+    assert isinstance(by_requests, dict), "made above"
+    beginnings = Table(title="Steps of the monolith's, one request at a time", title_justify="left")
+    beginnings.add_column("side", no_wrap=True)
+    for num in by_requests:
+        beginnings.add_column(f"first {num}", justify="right")
+    for row, name in enumerate(SIDES):
+        beginnings.add_row(name, *(f"{sides[row]['steps_share']:.2%}" for sides in by_requests.values()))
+    stdout().print(beginnings)

@@ -22,6 +22,15 @@ def test_all_sides_in_one_run(built: Built, tmp_path: Path) -> None:
     assert plot.read_text().lstrip().startswith("<?xml")
 
 
+def test_counting_alone_trains_nothing(built: Built) -> None:
+    document = lethe(built.ws, "bench", "forget", "--requests", "11", "--batch", "1", "--timed", "0").document
+    assert [side["wall_seconds"] for side in document["sides"]] == [None] * 4
+    assert list(document["by_requests"]) == ["10", "11"]
+    assert [side["steps"] for side in document["by_requests"]["11"]] == [side["steps"] for side in document["sides"]]
+    first, whole = (sides[0]["steps"] for sides in document["by_requests"].values())
+    assert 0 < first < whole
+
+
 def test_more_requests_than_owners_are_refused(built: Built) -> None:
     ran = lethe(built.ws, "bench", "forget", "--requests", "64", "--batch", "1")
     assert (ran.code, ran.err) == (1, f"lethe: requests: 64 requests need as many owners; there are {len(OWNERS)}\n")
