@@ -26,7 +26,7 @@ from cdm_core.backbone import Backbone, predict_velocity
 from cdm_core.errors import VerificationError
 
 TOLERANCE = 1e-4
-STACKED_ROWS = 32
+STACKED_ROWS = 16
 """Rows of a forward pass, or N where there are more experts. More rows waste more on one picture, and fewer cost more a row."""
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"

@@ -1,7 +1,7 @@
 """`lethe bench compose`: what composing N adapters costs against one model, on the shipped backbone.
 
 All sides sample the same pictures with our sampler in one process of one thread, in alternation; a ratio is the median over repetitions
-of a side's time to one model's in the same repetition. `sequential` and `stacked` are the dense method `average` (`knn` adds one CLIP
+of a side's time to one model's just before and after it. `sequential` and `stacked` are the dense method `average` (`knn` adds one CLIP
 embedding a step), `adapter_names` is peft's mixed-batch inference at the same steps, with its own batch of N rows a picture, not padded.
 Adapters are drawn at random: their values change no running time.
 """
@@ -19,7 +19,7 @@ from cdm_core.composition.stacking import TOLERANCE, StackedExperts
 from cdm_core.digests import Digest, derive_seed
 from cdm_core.fingerprint import NUM_THREADS
 from cdm_core.settings import Method, SamplingSettings
-from flows.bench.alternation import median_ratio, time_in_turn
+from flows.bench.alternation import measure_ratios
 
 COUNTS = (1, 2, 4, 8, 16)
 _RANK = 8
@@ -33,7 +33,8 @@ def run_bench_compose(*, pictures: int, steps: int, repetitions: int, counts: tu
     adapters = _draw_adapters(backbone, max(counts))
     networks = [merge_adapter(backbone, adapter) for adapter in adapters]
     condition = Condition(captions=[_CAPTION] * pictures, seeds=list(range(pictures)))
-    sides: dict[str, Callable[[], object]] = {"one model": _sampler(backbone, networks[:1], "shard_per_image", condition, steps)}
+    one_model = _sampler(backbone, networks[:1], "shard_per_image", condition, steps)
+    sides: dict[str, Callable[[], object]] = {}
     for count in counts:
         experts = networks[:count]
         sides[f"sequential/{count}"] = _sampler(backbone, experts, "average", condition, steps)
@@ -41,12 +42,10 @@ def run_bench_compose(*, pictures: int, steps: int, repetitions: int, counts: tu
         stacked = StackedExperts(backbone, adapters[:count])
         sides[f"stacked/{count}"] = _sampler(backbone, experts, "average", condition, steps, stacked)
         sides[f"shard_per_image/{count}"] = _sampler(backbone, experts, "shard_per_image", condition, steps)
-    seconds = time_in_turn(sides, repetitions)
-    baseline = seconds.pop("one model")
     rows: list[dict[str, object]] = []
-    for name, taken in seconds.items():
+    for name, ratio in measure_ratios(one_model, sides, repetitions).items():
         method, _, count_text = name.partition("/")
-        rows.append({"method": method, "adapters": int(count_text), "ratio": median_ratio(taken, baseline)})
+        rows.append({"method": method, "adapters": int(count_text), "ratio": ratio})
     return {
         "pictures": pictures,
         "steps": steps,

@@ -1,5 +1,11 @@
 """The benchmarks of composition and training run on every side and report what their commands promise; timings are not judged here."""
 
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from flows.bench import alternation
 from flows.bench.alternation import median_ratio, time_in_turn
 from flows.bench.compose import run_bench_compose
 from flows.bench.training import run_bench_training
@@ -36,3 +42,17 @@ def test_sides_take_turns_and_the_first_round_is_not_counted() -> None:
 
 def test_a_ratio_is_the_median_of_paired_ratios() -> None:
     assert median_ratio([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == 3.0
+
+
+def test_a_side_is_compared_with_the_baseline_before_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    seconds = {"one": [9.0, 9.0, 9.0, 1.0, 3.0, 5.0], "a": [9.0, 4.0], "b": [9.0, 12.0]}
+
+    def take(run: Callable[[], object]) -> float:
+        run()
+        return seconds[order[-1]].pop(0)
+
+    monkeypatch.setattr(alternation, "_time", take)
+    sides = {name: partial(order.append, name) for name in ("a", "b")}
+    assert alternation.measure_ratios(lambda: order.append("one"), sides, 1) == {"a": 2.0, "b": 3.0}
+    assert order == ["one", "a", "one", "b", "one"] * 2

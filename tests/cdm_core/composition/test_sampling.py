@@ -16,7 +16,7 @@ from cdm_core.settings import Method, SamplingSettings
 SAMPLES = {0: 5, 2: 9, 5: 7}
 METHODS: list[Method] = ["shard_per_image", "knn", "average", "random"]
 # One more than a batch of the network, so that the last row is evaluated in another batch than the first.
-SEEDS = list(range(100, 100 + NETWORK_BATCH + 1))
+SEEDS = list(range(100, 100 + 2 * NETWORK_BATCH + 1))
 
 
 def centroids_of(shard: int) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_neighbours_place_and_number_change_no_bit(method: Method, guidance_scal
 
 def test_neighbours_place_and_number_change_no_bit_of_the_shipped_network() -> None:
     backbone = load_backbone()
-    x = torch.randn(NETWORK_BATCH + 1, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2 * NETWORK_BATCH + 1, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
     tokens = encode_each(backbone, [f"thing {row % 3}" for row in range(len(x))])
     together = evaluate_network(backbone.network, x, 0.5, tokens)
     for rows in ([16], [7], [9, 0, 16, 4]):
