@@ -16,7 +16,7 @@ import pandas as pd
 from rich.table import Table
 
 from cdm_core.errors import InvalidInputError
-from cdm_core.sharding.retraining_sides import SIDES, SideRules, count_trace, draw_trace, mean_passes
+from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_trace, draw_trace, mean_passes
 from flows.console import progress_bars, stdout
 from tasks.files import write_atomically
 from tasks.plots.forget_plot import draw_forget_plot
@@ -28,7 +28,7 @@ LENGTHS = (10, 20, 40)
 """Of a trace's beginnings."""
 
 Document = dict[str, object]
-Side = dict[str, object]
+Row = dict[str, object]
 
 
 def run_bench_forget(directory: Path, *, requests: int, batches: list[int], timed: int, seed: int, plot: Path | None) -> Document:
@@ -53,7 +53,7 @@ def run_bench_forget(directory: Path, *, requests: int, batches: list[int], time
                 future.result()
             for batch, side, group in work:
                 seconds[batch, side] += time_retrainings(pool, ws, rules[side], rows, rules[side].forget(rows, group))
-    by_batch: dict[str, list[Side]] = {}
+    by_batch: dict[str, list[Row]] = {}
     for batch in batches:
         steps = {side: count_trace(rules[side], rows, trace, batch) for side in SIDES}
         by_batch[str(batch)] = [
@@ -91,7 +91,7 @@ def _beginnings(requests: int) -> list[int]:
     return [*(num for num in LENGTHS if num < requests), requests]
 
 
-def _count_beginning(rules: Mapping[str, SideRules], rows: pd.DataFrame, trace: list[str]) -> list[Side]:
+def _count_beginning(rules: Mapping[Side, SideRules], rows: pd.DataFrame, trace: list[str]) -> list[Row]:
     steps = {side: count_trace(rules[side], rows, trace, 1) for side in SIDES}
     return [{"name": side, "steps": steps[side], "steps_share": steps[side] / steps["monolith"]} for side in SIDES]
 
