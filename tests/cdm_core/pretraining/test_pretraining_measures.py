@@ -87,5 +87,5 @@ def test_a_generated_picture_depends_on_its_number_and_caption_alone() -> None:
     many = generate_pictures(tiny_backbone(), captions, sampling, made.append)
     few = generate_pictures(tiny_backbone(), captions[:3], sampling, made.append)
     assert torch.equal(many[:3], few)
-    assert made == [16, 2, 3]
+    assert made == [8, 8, 2, 3]
     assert not torch.equal(many[0], many[1])
