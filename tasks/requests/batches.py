@@ -134,11 +134,11 @@ def close_members(case: Case) -> None:
     assert planned is not None, "closing follows a plan"
     assert decided is not None, "closing follows a decision"
     assert purged is not None, "closing follows a purge"
-    described = planned["requests"]
+    described, whole = planned["requests"], describe_deletion(case, read_served(decided))
     assert isinstance(described, Sequence), "we wrote it"
     for request in described:
         assert isinstance(request, Mapping), "we wrote it"
-        _close_member(case, Case(case.ws, str(request["request_id"])), request, {"decided": decided, "purged": purged, "planned": planned})
+        _close_member(case, Case(case.ws, str(request["request_id"])), request, whole, {"decided": decided, "purged": purged})
 
 
 def requests_of(case: Case) -> list[str]:
@@ -205,7 +205,10 @@ def _describe(ws: Workspace, member: _Member) -> dict[str, Json]:
     }
 
 
-def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: Mapping[str, Mapping[str, Json]]) -> None:
+def _close_member(
+    batch: Case, case: Case, request: Mapping[str, Json], whole: Mapping[str, Json], steps: Mapping[str, Mapping[str, Json]]
+) -> None:
+    """`whole` is what the records of all members say alike."""
     ledger, decided, purged = Ledger(case.ws), steps["decided"], steps["purged"]
     stored, stopped = ledger.request(case.request_id), batch.find("stopped")
     assert stored is not None, "a member is stored"
@@ -213,7 +216,6 @@ def _close_member(batch: Case, case: Case, request: Mapping[str, Json], steps: M
     if stored.answer is not None:
         return
     candidate, is_promoted = read_served(decided), decided["serving"] == decided["version"]
-    whole = describe_deletion(batch, candidate)
     status: Status = "completed" if is_promoted else "needs_review"
     content = {
         **whole,
