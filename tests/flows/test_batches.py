@@ -53,6 +53,7 @@ def test_the_flow_ran_once_for_all(batched: tuple[Workspace, Path, dict[str, dic
     assert len({answer["model_version"] for name, answer in answers.items() if name != "bulk-nobody"}) == 1
 
 
+@pytest.mark.slow
 def test_the_result_is_what_a_workspace_builds_that_never_had_them(
     batched: tuple[Workspace, Path, dict[str, dict[str, object]]], tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_building_again_trains_nothing_and_changes_no_adapter(copied: Workspace,
     assert read_adapters(copied) == before
 
 
+@pytest.mark.slow
 def test_a_moved_workspace_uses_nothing_of_the_old_place(copied: Workspace, built: Built, tmp_path: Path) -> None:
     first = copy_workspace(copied, tmp_path / "first")
     before = generate_cells(first, tmp_path / "before.png")

@@ -36,6 +36,7 @@ def test_an_issuer_may_bring_a_key(copied: Workspace, tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (1, "lethe: issuer officer:circe: the private key is not kept in this workspace; sign where it is\n")
 
 
+@pytest.mark.slow
 def test_in_a_workspace_no_option_is_needed(built: Built, tmp_path: Path) -> None:
     path = write_request(tmp_path, owner_ids=[OWNERS[0].owner_id])
     before = tree_digests(built.ws.root)

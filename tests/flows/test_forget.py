@@ -265,6 +265,7 @@ def test_a_bulk_request_over_two_shards_may_empty_one(built: Built, tmp_path: Pa
     assert lethe(ws, "build").document["composition"] == composition.digest
 
 
+@pytest.mark.slow
 def test_a_composition_without_a_shard_is_one_that_never_had_it(built: Built, tmp_path: Path) -> None:
     other = make_workspace(tmp_path / "ws", without=owners_of(2))
     answer = lethe(other, "build").document

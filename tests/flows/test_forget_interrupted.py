@@ -98,6 +98,7 @@ def test_until_the_decision_is_logged_the_stopped_version_serves(
     assert kinds == [("planned", request.stem), ("closed", request.stem), ("planned", other.stem), ("closed", other.stem)]
 
 
+@pytest.mark.slow
 def test_killed_while_retraining(built: Built, tmp_path: Path) -> None:
     """Really killed, really in another process; its shard has no clean checkpoint, since the owner was in the first stage."""
     ws, owner = copy_workspace(built.ws, tmp_path / "ws"), owners_of(0, 0)[0]

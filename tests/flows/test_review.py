@@ -82,6 +82,7 @@ def test_accepting_later_undoes_nothing_that_came_since(waiting: tuple[Workspace
     assert files_holding(ws.root, [*other.sample_ids]) == {}
 
 
+@pytest.mark.slow
 def test_what_the_data_no_longer_makes_cannot_be_accepted(waiting: tuple[Workspace, dict[str, object]], tmp_path: Path) -> None:
     ws, request_id = copy_workspace(waiting[0], tmp_path / "ws"), str(waiting[1]["request_id"])
     set_parameters(ws, margin=5.0)
