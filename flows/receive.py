@@ -10,12 +10,12 @@ Refused items end a run well. A run fails where trying again may help: nothing i
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prefect import flow
 
-from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, SuppressedError
+from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, StateError, SuppressedError
 from flows.commands import Document, forget_received, learn_arrival
 from flows.console import say
 from flows.standby.client import hand_over
@@ -61,7 +61,7 @@ def receive_request(root: str, item: str) -> None:
             remove_request(found)
             return
         receive_waiting(ws, found.name, utc_now())
-        hand_over(ws.root, ["submit", str(found.path), "--workspace", str(ws.root)], quiet=True)
+        _try_standby(ws, "submit", str(found.path))
         answers = [_forget(ws, found, request.request_id) for request in received.requests]
         _report(ws, found, *answers)
         remove_request(found, [name for request in received.requests for name in request.image_files])
@@ -78,7 +78,7 @@ def receive_arrival(root: str, item: str) -> None:
             owner_id, tier = read_owner(found.path)
             arrival = read_arrival(ws, Ledger(ws), found.path, owner_id, tier, utc_now())
             tier_option = [] if tier is None else ["--tier", str(tier)]
-            hand_over(ws.root, ["learn", str(found.path), "--owner", owner_id, *tier_option, "--workspace", str(ws.root)], quiet=True)
+            _try_standby(ws, "learn", str(found.path), "--owner", owner_id, *tier_option)
             _report(ws, found, learn_arrival(ws, arrival, show_progress=False))
         except InvalidInputError as error:
             _report(ws, found, _describe(error, found))
@@ -99,6 +99,12 @@ def _claimed(ws: Workspace, name: str) -> Iterator[InboxItem | None]:
         except LetheError as error:
             say(f"{name} failed and stays in the inbox: {error}")
             raise
+
+
+def _try_standby(ws: Workspace, *arguments: str) -> None:
+    """Have the work done by the process that waits; what it leaves undone (declined, failed, was ended) the run does itself."""
+    with suppress(StateError):
+        hand_over(ws.root, [*arguments, "--workspace", str(ws.root)], quiet=True)
 
 
 def _forget(ws: Workspace, item: InboxItem, request_id: str) -> Document:

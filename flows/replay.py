@@ -122,7 +122,11 @@ def _summarise(replays: list[Document]) -> Document:
     from cdm_core.evidence.replay import worst_grade
 
     def gather(name: str) -> list[Document]:
-        return [{"in_record": Path(str(replay["record"])).name, **entry} for replay in replays for entry in replay[name]]  # type: ignore[attr-defined]
+        return [
+            {"in_record": Path(str(replay["record"])).name, **entry}
+            for replay in replays
+            for entry in replay[name]  # type: ignore[attr-defined]  # it came out of a ReplayResult
+        ]
 
     return {
         "compared": sum(int(str(replay["compared"])) for replay in replays),

@@ -26,7 +26,7 @@ from cdm_core.methods.interface import Condition, Mixer, Predictions
 from cdm_core.settings import SamplingSettings
 
 NETWORK_BATCH = 8
-"""Rows of a forward pass. More cost less a row (16: a tenth), and fewer waste less where few pictures need an expert."""
+"""Rows of a forward pass. More cost less a row, and fewer waste less where few pictures need an expert."""
 
 EvaluateAt = Callable[[int, torch.Tensor, torch.Tensor, float], torch.Tensor]
 """(position of an expert, rows, x_t on the linear path for all rows, t) → velocities of the rows."""

@@ -20,6 +20,7 @@ from tiny_workspace import OWNERS, draw_picture, signed_request
 
 from cdm_core.digests import Digest
 from cdm_core.errors import StateError
+from flows import receive
 from flows.standby import process
 from flows.standby.channel import Job, address_file, receive_job, send_message
 from flows.standby.client import hand_over
@@ -106,6 +107,8 @@ def test_one_that_ends_after_taking_it_is_an_error(ws: Workspace) -> None:
 
     with waiting(ws, take_and_end), pytest.raises(StateError, match="was ended; run the same command again"):
         hand_over(ws.root, ["submit"])
+    with waiting(ws, take_and_end):
+        receive._try_standby(ws, "submit", "r.json")  # the run of an item then does the work itself
 
 
 def test_what_a_quiet_command_prints_goes_nowhere(ws: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
