@@ -107,6 +107,8 @@ def test_one_that_ends_after_taking_it_is_an_error(ws: Workspace) -> None:
 
     with waiting(ws, take_and_end), pytest.raises(StateError, match="was ended; run the same command again"):
         hand_over(ws.root, ["submit"])
+    address_file(ws).unlink()
+    (ws.root / "s").unlink()
     with waiting(ws, take_and_end):
         receive._try_standby(ws, "submit", "r.json")  # the run of an item then does the work itself
 
