@@ -22,7 +22,17 @@ NUM_THREADS = 1
 # ftfy and regex clean and split captions for open_clip's tokenizer.
 _LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "open_clip_torch", "ftfy", "regex", "safetensors")
 # Centroids aren't trained, but a composition's digest names them, and a replay compares it.
-_TRAINING_CODE = ("adapters.py", "backbone.py", "centroids.py", "chain.py", "clip.py", "digests.py", "fingerprint.py", "training.py")
+_TRAINING_CODE = (
+    "adapters.py",
+    "backbone.py",
+    "centroids.py",
+    "chain.py",
+    "clip.py",
+    "digests.py",
+    "fingerprint.py",
+    "folding.py",
+    "training.py",
+)
 
 Comparison = Literal["equal", "different", "not comparable"]
 

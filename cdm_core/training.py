@@ -12,7 +12,7 @@ The conditions for "resumed after a deletion" to equal "trained from scratch wit
 6. The caller runs one thread, or is refused (`cdm_core.fingerprint`).
 7. accelerate would take whatever it isn't told from environment variables, so it is told.
 
-Loss and path: `cdm_core.backbone`. References: SISA (Bourtoule et al. 2021); LoRA (Hu et al. 2021).
+Loss and path: `cdm_core.backbone`; forward pass: `cdm_core.folding`. References: SISA (Bourtoule et al. 2021); LoRA (Hu et al. 2021).
 """
 
 import math
@@ -27,6 +27,7 @@ from cdm_core.adapters import AdapterTensors, read_adapter, write_adapter
 from cdm_core.backbone import Backbone, predict_velocity
 from cdm_core.digests import derive_seed, derive_uniform
 from cdm_core.fingerprint import require_one_thread
+from cdm_core.folding import FoldedNetwork
 from cdm_core.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def train_stage(
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    network, optimiser = accelerator.prepare(model.train(), torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0))
+    optimiser = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    network, optimiser = accelerator.prepare(FoldedNetwork(backbone.network, model), optimiser)
     with torch.random.fork_rng(devices=[]):
         for step, batch in enumerate(_batches(backbone, _in_order(samples), position, settings)):
             torch.manual_seed(derive_seed("step", position.shard, position.stage, step))
