@@ -42,17 +42,15 @@ class GaussianStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrechetReference:
-    """A Gaussian, factored once to be compared with often.
+    """A Gaussian, worked out once to be compared with often.
 
     Attributes:
         mean: float64 [D].
-        factor: float64 [D, rank]; factor · factorᵀ is the covariance.
-        total_variance: the covariance's trace.
+        covariance: float64 [D, D].
     """
 
     mean: Tensor
-    factor: Tensor
-    total_variance: float
+    covariance: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,12 +89,8 @@ class SampleGrams:
 
 
 def build_frechet_reference(gaussian: Gaussian) -> FrechetReference:
-    """Factor a Gaussian: one eigendecomposition, O(D³)."""
-    covariance = gaussian.covariance
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
-    is_kept = _is_beyond_rounding(eigenvalues)
-    factor = eigenvectors[:, is_kept] * eigenvalues[is_kept].sqrt()
-    return FrechetReference(mean=gaussian.mean, factor=factor, total_variance=float(covariance.trace()))
+    """The Gaussian's parameters; of `Moments` each is a computation."""
+    return FrechetReference(mean=gaussian.mean, covariance=gaussian.covariance)
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
@@ -108,8 +102,8 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     if first.mean.shape != second.mean.shape:
         raise ValueError(f"Gaussians of {len(first.mean)} and of {len(second.mean)} dimensions")
     a, b = build_frechet_reference(first), build_frechet_reference(second)
-    coupling = float(torch.linalg.svdvals(a.factor.T @ b.factor).sum())
-    return max(0.0, float((a.mean - b.mean).square().sum()) + a.total_variance + b.total_variance - 2 * coupling)
+    coupling = float(torch.linalg.svdvals(_factor(a.covariance).T @ _factor(b.covariance)).sum())
+    return max(0.0, float((a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()) - 2 * coupling)
 
 
 def compute_sample_grams(reference: FrechetReference, features: Tensor) -> SampleGrams:
@@ -121,8 +115,21 @@ def compute_sample_grams(reference: FrechetReference, features: Tensor) -> Sampl
     if features.ndim != 2 or features.shape[1] != len(reference.mean):
         raise ValueError(f"features must be [n, {len(reference.mean)}], not {list(features.shape)}")
     shifted = features.double() - reference.mean
-    projected = shifted @ reference.factor
-    return SampleGrams(inner=shifted @ shifted.T, weighted=projected @ projected.T, reference_variance=reference.total_variance)
+    weighted = shifted @ reference.covariance @ shifted.T
+    # Rounding leaves a trace of asymmetry, and a distance must not depend on the samples' order.
+    return SampleGrams(
+        inner=shifted @ shifted.T,
+        weighted=(weighted + weighted.T) / 2,
+        reference_variance=float(reference.covariance.trace()),
+    )
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """F, float64 [D, rank], with F·Fᵀ the covariance: one eigendecomposition, O(D³)."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    is_kept = _is_beyond_rounding(eigenvalues)
+    factor: Tensor = eigenvectors[:, is_kept] * eigenvalues[is_kept].sqrt()
+    return factor
 
 
 def _is_beyond_rounding(eigenvalues: Tensor) -> Tensor:

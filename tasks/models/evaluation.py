@@ -2,7 +2,8 @@
 
 Two caches, both by digest under the workspace's cache folder, both safe to delete:
 
-- A shard's description (reference moments of its pictures' features, CLIP centroids), by the digest of its samples.
+- A shard's description (reference moments of its pictures' features, CLIP centroids), by the digest of its samples, made of what
+  `tasks.models.seen_pictures` keeps of each picture.
 - Generated pictures and features, by the digest of the smallest composition that makes them: under `shard_per_image` that is one expert,
   so a new composition costs only the shards whose adapter changed.
 
@@ -14,7 +15,7 @@ comparison get the same seeds and captions, and the same reference, from which t
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -22,22 +23,20 @@ import torch
 from safetensors.torch import load, save
 
 from cdm_core.centroids import compute_centroids
-from cdm_core.clip import EMBEDDING_WIDTH
 from cdm_core.composition.document import Composition, Expert, parse_composition
 from cdm_core.composition.mixing import draw_expert
 from cdm_core.composition.serving import CENTROIDS_NAME, ComposedModel, load_composed_model
 from cdm_core.digests import Digest, derive_seed, json_digest, sha256_digest
 from cdm_core.errors import VerificationError
-from cdm_core.evaluation.features import FeatureExtractor, compute_extractor_digest, load_efficientnet_lite0, load_inception_v3
 from cdm_core.evaluation.frechet import build_frechet_reference
 from cdm_core.evaluation.moments import Moments, compute_moments
 from cdm_core.evaluation.quality_gate import GateResult, GeneratedFeatures, judge_quality
 from cdm_core.settings import EvaluationSettings
 from cdm_core.sharding.manifests import samples_digest
 from tasks.data.manifest_store import load_manifest
-from tasks.data.packs import load_pictures
 from tasks.files import write_atomically
 from tasks.locks import exclusive_lock
+from tasks.models.seen_pictures import embed_shard, look_at_shard, seen_file, shared_extractor, shared_extractor_digest
 from tasks.training.shard_training import shared_backbone, shared_backbone_digest
 from tasks.training.workers import report_progress
 from tasks.workspace import Workspace
@@ -47,13 +46,14 @@ _CHUNK = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardDescription:
-    """Where a shard's reference moments and centroids (after each stage) lie, and the digest of the last centroids."""
+    """Where a shard's reference moments, centroids (after each stage) and seen pictures lie, and the digest of the last centroids."""
 
     shard: int
     samples: int
     centroids: Digest
     centroids_files: tuple[Path, ...]
     moments_file: Path
+    seen_file: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,17 +77,19 @@ def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
     """
     settings, manifest = workspace.settings(), load_manifest(workspace, shard)
     weights = settings.evaluation.inception_weights
-    moments_file = workspace.cache / "shards" / f"{samples_digest(manifest)[:32]}-{_extractor_digest(weights)[:16]}.moments.safetensors"
+    moments_file = (
+        workspace.cache / "shards" / f"{samples_digest(manifest)[:32]}-{shared_extractor_digest(weights)[:16]}.moments.safetensors"
+    )
     prefixes = [prefix_rows(manifest, stage + 1) for stage in range(settings.stages)]
     if moments_file.is_file() and all(centroids_file(workspace, rows).is_file() for rows in prefixes):
         report_progress("reference pictures", len(manifest))
     else:
         moments_file.parent.mkdir(parents=True, exist_ok=True)
-        features, embeddings = _look_at(workspace, manifest, _extractor(weights))
+        seen = look_at_shard(workspace, shard, manifest)
         for rows in prefixes:
-            points = embeddings[torch.from_numpy(manifest["stage"].isin(rows["stage"]).to_numpy(copy=True))]
+            points = seen.embeddings[torch.from_numpy(manifest["stage"].isin(rows["stage"]).to_numpy(copy=True))]
             write_atomically(centroids_file(workspace, rows), _centroids_to_bytes(workspace, shard, points))
-        write_atomically(moments_file, compute_moments(features).to_bytes())
+        write_atomically(moments_file, compute_moments(seen.features).to_bytes())
     last = centroids_file(workspace, manifest)
     return ShardDescription(
         shard=shard,
@@ -95,16 +97,14 @@ def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
         centroids=sha256_digest(last.read_bytes()),
         centroids_files=tuple(centroids_file(workspace, rows) for rows in prefixes),
         moments_file=moments_file,
+        seen_file=seen_file(workspace, shard, manifest),
     )
 
 
 def recompute_centroids(workspace: Workspace, shard: int) -> Digest:
     """The digest of the centroids after a shard's last stage, from its pictures, whatever the cache holds."""
-    backbone = shared_backbone()
-    embeddings = [torch.empty(0, EMBEDDING_WIDTH)]
-    for chunk in load_pictures(workspace, load_manifest(workspace, shard)).split(_CHUNK):
-        embeddings.append(backbone.clip.embed_pictures(backbone.encode_pictures(chunk)))
-    return sha256_digest(_centroids_to_bytes(workspace, shard, torch.cat(embeddings)))
+    points = embed_shard(workspace, load_manifest(workspace, shard))
+    return sha256_digest(_centroids_to_bytes(workspace, shard, points))
 
 
 def _centroids_to_bytes(workspace: Workspace, shard: int, points: torch.Tensor) -> bytes:
@@ -121,17 +121,6 @@ def centroids_file(workspace: Workspace, rows: pd.DataFrame) -> Path:
 def prefix_rows(manifest: pd.DataFrame, num_stages: int) -> pd.DataFrame:
     """The rows that the first `num_stages` stages train on."""
     return manifest[manifest["stage"] < num_stages].reset_index(drop=True)
-
-
-def _look_at(workspace: Workspace, manifest: pd.DataFrame, extractor: FeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features [N, D] and CLIP embeddings [N, 128] of a manifest's pictures, in its order."""
-    backbone = shared_backbone()
-    features, embeddings = [torch.empty(0, extractor.dimensions)], [torch.empty(0, EMBEDDING_WIDTH)]
-    for chunk in load_pictures(workspace, manifest).split(_CHUNK):
-        features.append(extractor.extract(chunk))
-        embeddings.append(backbone.clip.embed_pictures(backbone.encode_pictures(chunk)))
-        report_progress("reference pictures", len(chunk))
-    return torch.cat(features), torch.cat(embeddings)
 
 
 def choose_pictures(manifests: Mapping[int, pd.DataFrame], *, num: int, seed: int) -> list[PictureRequest]:
@@ -180,7 +169,7 @@ def generate_missing(
     missing = find_missing(workspace, composition, pictures)
     if not missing:
         return
-    extractor = _extractor(workspace.settings().evaluation.inception_weights)
+    extractor = shared_extractor(workspace.settings().evaluation.inception_weights)
     model = _composed_model(composition, tuple(adapters.items()), tuple(centroids.items()))
     made: dict[str, torch.Tensor] = {}
     for start in range(0, len(missing), _CHUNK):
@@ -199,7 +188,7 @@ def generate_missing(
 
 def find_missing(workspace: Workspace, composition: bytes, pictures: list[PictureRequest]) -> list[PictureRequest]:
     """What the cache lacks of a smallest composition's pictures; reports the others as made."""
-    extractor_digest = _extractor_digest(workspace.settings().evaluation.inception_weights)
+    extractor_digest = shared_extractor_digest(workspace.settings().evaluation.inception_weights)
     path = generated_file(workspace, parse_composition(composition))
     cached = load(path.read_bytes()) if path.is_file() else {}
     missing = [picture for picture in pictures if f"{picture.key}.{extractor_digest}" not in cached]
@@ -241,7 +230,7 @@ def load_generated(workspace: Workspace, composition: Composition, pictures: lis
     Raises:
         VerificationError: the cache lacks one.
     """
-    extractor_digest = _extractor_digest(workspace.settings().evaluation.inception_weights)
+    extractor_digest = shared_extractor_digest(workspace.settings().evaluation.inception_weights)
     found: dict[str, torch.Tensor] = {}
     for part, group in smallest_compositions(composition, pictures):
         path = generated_file(workspace, part)
@@ -311,7 +300,11 @@ def erase_descriptions_but(workspace: Workspace, descriptions: list[ShardDescrip
     Raises:
         VerificationError: one is still there.
     """
-    keep = {path.name for description in descriptions for path in (*description.centroids_files, description.moments_file)}
+    keep = {
+        path.name
+        for description in descriptions
+        for path in (*description.centroids_files, description.moments_file, description.seen_file)
+    }
     return _erase_but(workspace.cache / "shards", keep)
 
 
@@ -339,13 +332,3 @@ def _sum_moments(files: list[Path]) -> Moments:
 def _composed_model(composition: bytes, adapters: tuple[tuple[int, Path], ...], centroids: tuple[tuple[int, Path], ...]) -> ComposedModel:
     """Kept until another is asked for: the batches of one composition follow one another."""
     return load_composed_model(composition, dict(adapters), dict(centroids), shared_backbone())
-
-
-@cache
-def _extractor_digest(inception_weights: str | None) -> Digest:
-    return compute_extractor_digest(Path(inception_weights) if inception_weights else None)
-
-
-@cache
-def _extractor(inception_weights: str | None) -> FeatureExtractor:
-    return load_inception_v3(Path(inception_weights)) if inception_weights else load_efficientnet_lite0()

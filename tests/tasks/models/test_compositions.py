@@ -60,7 +60,9 @@ def test_a_composition_holds_what_was_trained_on_something(settings: Settings) -
 
 def test_an_expert_is_what_training_and_description_gave() -> None:
     trained = TrainedShard(shard=4, samples=9, adapter=adapter("a"), chain=(), stages_reused=0, steps=1, steps_full=1, seconds=0.1)
-    described = ShardDescription(shard=4, samples=9, centroids=adapter("c"), centroids_files=(), moments_file=Path("m"))
+    described = ShardDescription(
+        shard=4, samples=9, centroids=adapter("c"), centroids_files=(), moments_file=Path("m"), seen_file=Path("s")
+    )
     assert expert_of(trained, described) == Expert(shard=4, adapter=adapter("a"), samples=9, centroids=adapter("c"))
 
 

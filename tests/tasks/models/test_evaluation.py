@@ -24,6 +24,7 @@ from cdm_core.sharding.manifests import build_manifest, drop_samples, find_sampl
 from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.manifest_store import load_manifest, load_manifests, save_manifest
 from tasks.data.samples import remove_samples
+from tasks.models import seen_pictures
 from tasks.models.compositions import adapter_files, centroid_files, compose, expert_of
 from tasks.models.evaluation import (
     PictureRequest,
@@ -42,6 +43,7 @@ from tasks.models.evaluation import (
     prefix_rows,
     smallest_compositions,
 )
+from tasks.models.seen_pictures import look_at_shard, seen_file
 from tasks.training.checkpoints import CheckpointStore
 from tasks.training.shard_training import train_shard
 from tasks.training.workers import worker_pool
@@ -241,7 +243,7 @@ def test_a_description_is_found_again(ws: Workspace) -> None:
     before = files_of(ws, "shards")
     manifests = load_manifests(ws).values()
     prefixes = {tuple(prefix_rows(manifest, stage + 1)["sample_id"]) for manifest in manifests for stage in range(2)}
-    assert len(before) == 2 + len(prefixes)  # a shard's moments, and centroids of each set of samples
+    assert len(before) == 2 * 2 + len(prefixes)  # a shard's moments and what was seen, and centroids of each set of samples
     first = describe_shard(ws, 0)
     assert describe_shard(ws, 0) == first
     assert files_of(ws, "shards") == before
@@ -271,6 +273,26 @@ def test_the_description_after_a_removal_is_that_of_a_workspace_that_never_had_t
     described, never = describe_shard(ws, 1), describe_shard(Workspace(tmp_path / "never"), 1)
     assert described.centroids == never.centroids
     assert described.moments_file.read_bytes() == never.moments_file.read_bytes()
+
+
+def test_no_picture_is_looked_at_again_after_a_removal(ws: Workspace) -> None:
+    describe_shard(ws, 1)
+    remove_samples(ws, load_manifest(ws, 1).iloc[:1])
+    shutil.rmtree(ws.root / "data_packs")
+    assert describe_shard(ws, 1).samples == 5
+
+
+def test_a_sample_that_is_new_is_looked_at_and_the_others_are_not(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_manifest(ws, 1)
+    look_at_shard(ws, 1, whole.iloc[:4])
+    (ws.cache / "shards" / seen_file(ws, 1, whole).name).unlink()
+    seen, looked = look_at_shard(ws, 1, whole), []
+    (ws.cache / "shards" / seen_file(ws, 1, whole).name).unlink()
+    monkeypatch.setattr(seen_pictures, "report_progress", lambda what, amount: looked.append(amount))
+    again = look_at_shard(ws, 1, whole)
+    assert looked == [4, 2]
+    assert torch.equal(again.features, seen.features)
+    assert torch.equal(again.embeddings, seen.embeddings)
 
 
 def test_a_shard_of_nothing_is_described_too(ws: Workspace) -> None:
@@ -335,15 +357,19 @@ def test_generated_pictures_that_nobody_needs_are_erased(ws: Workspace) -> None:
     assert files_of(ws, "generated") == {}
 
 
+def files_of_description(description: ShardDescription) -> set[Path]:
+    return {*description.centroids_files, description.moments_file, description.seen_file}
+
+
 def test_descriptions_that_nobody_needs_are_erased(ws: Workspace) -> None:
     gone: list[ShardDescription] = [describe_shard(ws, shard) for shard in (0, 1)]
     remove_samples(ws, find_samples(load_manifests(ws), owner_keys=[compute_owner_key(SECRET, "anna")]))
     kept = [describe_shard(ws, shard) for shard in (0, 1)]
     (ws.cache / "shards" / ".half.partial").write_bytes(b"left by a crash")
     erased = erase_descriptions_but(ws, kept)
-    named = {path for description in kept for path in (*description.centroids_files, description.moments_file)}
+    named = {path for description in kept for path in files_of_description(description)}
     assert set((ws.cache / "shards").iterdir()) == named
-    assert erased == len({path for one in gone for path in (*one.centroids_files, one.moments_file)} - named) + 1
+    assert erased == len({path for one in gone for path in files_of_description(one)} - named) + 1
     assert erase_descriptions_but(ws, kept) == 0
 
 
