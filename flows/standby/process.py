@@ -1,6 +1,7 @@
 """The process that waits: `python -m flows.standby.process WORKSPACE`, started by `lethe serve`.
 
-It touches nothing of the workspace before it's called: a database that was replaced while it waited must not be found open here.
+It reads `params.yaml`, and touches nothing else of the workspace before it's called: a database that was replaced while it waited must
+not be found open here.
 """
 
 import os
@@ -10,11 +11,14 @@ import sys
 import tempfile
 import threading
 import traceback
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from cdm_core.digests import Digest, json_digest
+from cdm_core.errors import LetheError
 from flows.environment import configure_libraries
 from flows.standby.channel import Job, address_file, receive_job, receive_message, send_message
 from tasks.files import write_atomically
@@ -33,9 +37,8 @@ def wait_for_job(ws: Workspace) -> None:
     for name in _LOADED:
         import_module(name)
     from tasks.models.model_registry import rehearse_registration
-    from tasks.training.workers import load_workers
 
-    load_workers()
+    _prepare_workers(ws)
     with tempfile.TemporaryDirectory() as folder:
         rehearse_registration(Path(folder))
     connection = _accept_one(ws)
@@ -52,6 +55,17 @@ def wait_for_job(ws: Workspace) -> None:
         done.set()
         with suppress(OSError):  # nobody waits for it any more
             send_message(connection, {"exit_code": code})
+
+
+def _prepare_workers(ws: Workspace) -> None:
+    """Have the workers' processes wait, too, with the networks that today's `params.yaml` names."""
+    from tasks.models.rehearsal import rehearse_models
+    from tasks.training.workers import load_workers, prepare_pool
+
+    try:
+        prepare_pool(partial(rehearse_models, ws.settings()))
+    except (LetheError, OSError, BrokenProcessPool):  # whoever calls hears of it from the command itself
+        load_workers()
 
 
 def _accept_one(ws: Workspace) -> socket.socket:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
@@ -30,6 +31,17 @@ _queue: SimpleQueue[tuple[str, int] | None] | None = None  # in a worker: where 
 _pool: ProcessPoolExecutor | None = None  # in a parent: the pool that is open
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """A pool and the queue that its workers report to."""
+
+    pool: ProcessPoolExecutor
+    queue: SimpleQueue[tuple[str, int] | None]
+
+
+_prepared: _Opened | None = None  # in a parent: what the next `worker_pool` takes
+
+
 def ignore_progress(what: str, amount: int) -> None:
     """For callers that show none."""
 
@@ -46,24 +58,38 @@ def load_workers() -> None:
     forkserver.ensure_running()
 
 
+def prepare_pool(rehearse: Callable[[], None]) -> None:
+    """Open the next `worker_pool`'s processes now, and have each of them rehearse; returns when all are ready."""
+    global _prepared
+    _prepared = _open_pool(os.cpu_count() or 1, rehearse)
+
+
 @contextmanager
 def worker_pool(num_workers: int | None = None, on_progress: Progress = ignore_progress) -> Iterator[ProcessPoolExecutor]:
     """A pool of single-threaded processes, by default one a core, ended on leaving; within it `active_pool` gives it to anyone."""
-    global _pool
+    global _pool, _prepared
+    opened, _prepared = _prepared or _open_pool(num_workers or os.cpu_count() or 1), None
+    drain = threading.Thread(target=_drain, args=(opened.queue, on_progress), daemon=True)
+    drain.start()
+    _pool = opened.pool
+    try:
+        yield opened.pool
+    finally:
+        _pool = None
+        opened.pool.shutdown(cancel_futures=True)
+        opened.queue.put(None)
+        drain.join()
+
+
+def _open_pool(num_workers: int, rehearse: Callable[[], None] | None = None) -> _Opened:
     load_workers()
     context = multiprocessing.get_context("forkserver")
     queue: SimpleQueue[tuple[str, int] | None] = context.SimpleQueue()
-    drain = threading.Thread(target=_drain, args=(queue, on_progress), daemon=True)
-    drain.start()
-    pool = ProcessPoolExecutor(num_workers or os.cpu_count(), mp_context=context, initializer=_start_worker, initargs=(queue,))
-    _pool = pool
-    try:
-        yield pool
-    finally:
-        _pool = None
-        pool.shutdown(cancel_futures=True)
-        queue.put(None)
-        drain.join()
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(queue, rehearse))
+    if rehearse is not None:
+        for ready in [pool.submit(os.getpid) for _ in range(num_workers)]:  # each is handed to a process of its own, and started for it
+            ready.result()
+    return _Opened(pool=pool, queue=queue)
 
 
 def active_pool() -> ProcessPoolExecutor:
@@ -88,7 +114,7 @@ def _end_after(parent: BaseProcess | None) -> None:
         os._exit(1)
 
 
-def _start_worker(queue: SimpleQueue[tuple[str, int] | None]) -> None:
+def _start_worker(queue: SimpleQueue[tuple[str, int] | None], rehearse: Callable[[], None] | None) -> None:
     import torch
 
     from cdm_core.fingerprint import NUM_THREADS
@@ -97,6 +123,8 @@ def _start_worker(queue: SimpleQueue[tuple[str, int] | None]) -> None:
     _queue = queue
     torch.set_num_threads(NUM_THREADS)
     end_with_parent()
+    if rehearse is not None:
+        rehearse()
 
 
 def _drain(queue: SimpleQueue[tuple[str, int] | None], on_progress: Progress) -> None:

@@ -27,7 +27,6 @@ from flows.standby.client import hand_over
 from tasks.ledger.store import Ledger
 from tasks.models import model_registry
 from tasks.requests.inbox import create_inbox
-from tasks.training import workers
 from tasks.workspace import Workspace
 
 LETHE = [sys.executable, "-c", "from flows.cli import main; main()"]
@@ -131,7 +130,7 @@ def test_what_a_quiet_command_prints_goes_nowhere(ws: Workspace, capfd: pytest.C
 def test_one_whose_code_has_changed_takes_nothing(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """It loads what is installed when it starts; by the time a command comes, other code is."""
     monkeypatch.setattr(process, "_LOADED", [])
-    monkeypatch.setattr(workers, "load_workers", lambda: None)
+    monkeypatch.setattr(process, "_prepare_workers", lambda ws: None)
     monkeypatch.setattr(model_registry, "rehearse_registration", lambda folder: None)
     described = iter([Digest("loaded"), Digest("installed since")])
     monkeypatch.setattr(process, "_describe_code", lambda: next(described))

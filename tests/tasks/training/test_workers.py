@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from tasks.training import workers
 from tasks.training.workers import active_pool, report_progress, worker_pool
 
 START_A_CHILD = """
@@ -53,6 +54,20 @@ def test_workers_run_one_thread_and_report_to_the_parent() -> None:
             pool.submit(int, "one").result()
     # Leaving waits for the last report.
     assert reports == [("steps", 1), ("steps", 2)]
+
+
+def test_a_prepared_pool_has_rehearsed_and_is_taken_once() -> None:
+    workers.prepare_pool(rehearse)
+    with worker_pool() as prepared:
+        assert {prepared.submit(os.getenv, "REHEARSED").result() for _ in range(4)} == {"once"}
+    with worker_pool(1) as opened:
+        assert opened is not prepared
+        assert opened.submit(os.getenv, "REHEARSED").result() is None
+
+
+def rehearse() -> None:
+    assert "REHEARSED" not in os.environ
+    os.environ["REHEARSED"] = "once"
 
 
 def test_outside_a_pool_there_is_none() -> None:
