@@ -13,7 +13,7 @@ from cdm_core.composition.document import Composition, parse_composition
 from cdm_core.composition.serving import ComposedModel, load_composed_model
 from cdm_core.digests import derive_seed
 from cdm_core.errors import InvalidInputError, StateError
-from cdm_core.evaluation.attribution import Credit, PathCredit, follow_path
+from cdm_core.evaluation.attribution import Credit, PathCredit
 from cdm_core.evaluation.attribution_validity import measure_effects, validate_credit
 from cdm_core.fingerprint import NUM_THREADS
 from flows.console import progress_bars
@@ -24,6 +24,7 @@ from tasks.models.model_registry import adapters_of, champion, composition_of
 from tasks.plots.weights_plot import plot_weights
 from tasks.workspace import open_workspace
 
+_PAIRS = 4
 _PROBES = 2
 _BATCH = 16
 
@@ -85,9 +86,7 @@ def _attribute(
     parts = []
     for start in range(0, len(latents), _BATCH):
         rows = slice(start, start + _BATCH)
-        posteriors = credit.log_posteriors(model.priors)[rows]
-        steps = model.composition.sampling.steps
-        parts.append(follow_path(model.evaluate(prompts[rows]), latents[rows], posteriors, steps=steps, num_probes=_PROBES, seed=0))
+        parts.append(model.follow(latents[rows], prompts[rows], num_pairs=_PAIRS, num_probes=_PROBES))
         advance(len(latents[rows]))
     path = PathCredit(
         contributions_BN=torch.cat([part.contributions_BN for part in parts]),

@@ -19,7 +19,7 @@ from cdm_core.composition.sampling import bind, evaluate_together, sample_latent
 from cdm_core.composition.stacking import StackedExperts
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import StateError, VerificationError
-from cdm_core.evaluation.attribution import Credit, LogSnrDistribution, estimate_credit
+from cdm_core.evaluation.attribution import Credit, LogSnrDistribution, PathCredit, estimate_credit, follow_path
 from cdm_core.methods.classifier import Classifier, ClassifierSettings, load_classifier
 from cdm_core.methods.shard_per_image import ShardPerImage
 from cdm_core.settings import Method
@@ -62,6 +62,19 @@ class ComposedModel:
         """How much of each picture is each expert's, by common noise; a picture's credit doesn't depend on the others."""
         evaluate = self.evaluate(prompts)
         return estimate_credit(evaluate, latents_BCHW, self.priors, PICTURE_LOG_SNR, num_draws=num_draws, seed=0)
+
+    def follow(self, latents_BCHW: torch.Tensor, prompts: list[str | None], *, num_pairs: int, num_probes: int) -> PathCredit:
+        """The same by eq. 6 along the path to noise, with the weights on the way, in as many steps as sampling has."""
+        return follow_path(
+            self.evaluate(prompts),
+            latents_BCHW,
+            self.priors,
+            PICTURE_LOG_SNR,
+            steps=self.composition.sampling.steps,
+            num_pairs=num_pairs,
+            num_probes=num_probes,
+            seed=0,
+        )
 
     def evaluate(self, prompts: list[str | None]) -> Callable[[torch.Tensor, float], torch.Tensor]:
         """Every expert's velocity without guidance: guided ones are the score of no density."""

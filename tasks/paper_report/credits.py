@@ -1,9 +1,9 @@
 """Figure 3 of the report: which shards pictures came from, over denoising time, checked against leaving each shard out.
 
 Near shards (by owner) and far ones (by group) side by side: the paper's claim is that weights settle early where shards differ and late
-where they are alike. The weights shown are those of `bayes` while it makes the pictures: known exactly at the start, where they are the
-priors. Those that `follow_path` finds on the way from a picture to noise are not: they add up differences of divergences, thousands of
-nats each, from a few probes in a few steps, and drift. Its credit (eq. 6) is measured all the same, beside that by common noise.
+where they are alike. Plotted are the weights of `bayes` while it makes the pictures, from the priors on. Those at the points of the path
+back from a picture to noise, where eq. 6 is split, are estimated at each point by itself (`cdm_core.evaluation.attribution`); in the
+figure's JSON they stand beside what eq. 6 credits with them, which is checked as credit by common noise is.
 """
 
 import math
@@ -20,7 +20,6 @@ from cdm_core.composition.samplers import build_sampler
 from cdm_core.composition.sampling import bind, draw_start, walk
 from cdm_core.composition.serving import load_composed_model
 from cdm_core.digests import Digest, Json, json_digest
-from cdm_core.evaluation.attribution import follow_path
 from cdm_core.evaluation.attribution_validity import measure_effects, validate_credit
 from tasks.models.evaluation import PictureRequest
 from tasks.paper_report.cache import ReportCache
@@ -30,19 +29,22 @@ from tasks.training.shard_training import shared_backbone
 from tasks.training.workers import report_progress
 
 _CHUNK = 16
+_PAIRS = 4
 _PROBES = 2
 _EXAMPLES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Credited:
-    """Shares [B, N] with their standard errors, the path's contributions, and `bayes`' weights [B, T, N] at times [T]."""
+    """Shares [B, N] with their standard errors, the path's contributions, and weights [B, T, N] at times [T]: `bayes`' and the path's."""
 
     shares: torch.Tensor
     errors: torch.Tensor
     path: torch.Tensor
     weights: torch.Tensor
     times: list[float]
+    path_weights: torch.Tensor
+    path_times: list[float]
 
 
 def credit_all(
@@ -53,8 +55,8 @@ def credit_all(
     chunks = [tuple(requests[start : start + _CHUNK]) for start in range(0, len(requests), _CHUNK)]
     files = [future.result() for future in [pool.submit(_credit_chunk, cache, *pair, chunk, draws, code) for chunk in chunks]]
     parts = [load(path.read_bytes()) for path in files]
-    joined = {name: torch.cat([part[name] for part in parts]) for name in ("shares", "errors", "path", "weights")}
-    return Credited(**joined, times=parts[0]["times"].tolist())
+    joined = {name: torch.cat([part[name] for part in parts]) for name in ("shares", "errors", "path", "weights", "path_weights")}
+    return Credited(**joined, times=parts[0]["times"].tolist(), path_times=parts[0]["path_times"].tolist())
 
 
 def leave_out_orders(split: SplitModel, requests: Sequence[PictureRequest]) -> list[Order]:
@@ -93,6 +95,9 @@ def describe_credit(
         "largest_possible_entropy": math.log(len(numbers)),
         "validation": asdict(validity),
         "validation_of_the_path": asdict(by_path),
+        "path_times": credited.path_times,
+        "mean_largest_weight_on_the_path": credited.path_weights.amax(dim=2).mean(dim=0).tolist(),
+        "mean_weight_of_the_maker_on_the_path": credited.path_weights[torch.arange(len(makers)), :, makers].mean(dim=0).tolist(),
         "chance": 1 / len(numbers),
         "mean_credit_of_the_maker": float(credited.shares[torch.arange(len(makers)), makers].mean()),
         "mean_standard_error": float(credited.errors.mean()),
@@ -139,7 +144,7 @@ def _credit_chunk(cache: ReportCache, model: Model, bayes: Model, requests: tupl
         "draws": draws,
         "weights": bayes.composition.digest,
     }
-    path = cache.folder / "credit" / f"{json_digest({**name, 'probes': _PROBES, 'code': code})}.safetensors"
+    path = cache.folder / "credit" / f"{json_digest({**name, 'pairs': _PAIRS, 'probes': _PROBES, 'code': code})}.safetensors"
     if path.is_file():
         report_progress("attributed", len(requests))
         return path
@@ -148,13 +153,13 @@ def _credit_chunk(cache: ReportCache, model: Model, bayes: Model, requests: tupl
     made = read_made(cache, Order(model=model, requests=requests), code)
     latents = shared_backbone().encode_pictures(made.pictures)
     credit = loaded.credit(latents, captions, num_draws=draws)
-    steps = model.composition.sampling.steps
-    posteriors = credit.log_posteriors(loaded.priors)
-    followed = follow_path(loaded.evaluate(captions), latents, posteriors, steps=steps, num_probes=_PROBES, seed=0)
+    followed = loaded.follow(latents, captions, num_pairs=_PAIRS, num_probes=_PROBES)
     tensors = {
         "shares": credit.shares_BN,
         "errors": credit.standard_errors_BN,
         "path": followed.contributions_BN,
+        "path_weights": followed.weights_TBN.transpose(0, 1).contiguous(),
+        "path_times": torch.tensor(followed.times_T, dtype=torch.float64),
         **_follow_sampling(bayes, requests),
     }
     cache.write(path, save(tensors))

@@ -166,9 +166,9 @@ def _figure_3(figure: Document) -> str:
         _text(
             f"""Plots: the weights of bayes over the steps of {figure["num_pictures"]} pictures, from the priors on. Table: as many
             pictures of shard_per_image, each made by one shard; credit by common noise with {figure["draws"]} draws, and by eq. 6 along
-            the path with 2 probes and as many steps as sampling has, checked against leaving each shard out and making the picture anew
-            from its seed, which is exact. Only its maker's absence changes such a picture, so that most effects are 0 and the rank
-            correlation can't reach 1."""
+            the path from picture to noise with 2 probes and as many steps as sampling has, whose weights (dashed) are found by common
+            noise at each point, checked against leaving each shard out and making the picture anew from its seed, which is exact. Only
+            its maker's absence changes such a picture, so that most effects are 0 and the rank correlation can't reach 1."""
         ),
         plots.plot_weights_over_time(figure),
     ]

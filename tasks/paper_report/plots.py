@@ -70,7 +70,10 @@ def plot_alignment(table_2: Document) -> str:
 
 
 def plot_weights_over_time(figure_3: Document) -> str:
-    """Mean of the largest weight, and of the weights' entropy, over denoising time: near shards against far ones."""
+    """Mean of the largest weight, and of the weights' entropy, over denoising time: near shards against far ones.
+
+    Dashed: the largest weight on the path of eq. 6.
+    """
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = figure.subplots(1, 2)
     for split in figure_3["splits"]:
@@ -78,6 +81,8 @@ def plot_weights_over_time(figure_3: Document) -> str:
         times = [1 - split["times"][point] for point in order]
         for axes, key in zip(panels, ("mean_largest_weight", "mean_entropy"), strict=True):
             axes.plot(times, [split[key][point] for point in order], marker="o", markersize=3, label=split["split"])
+        path = [1 - t for t in split["path_times"]]
+        panels[0].plot(path, split["mean_largest_weight_on_the_path"], color=panels[0].lines[-1].get_color(), linestyle="--")
     for axes, label in zip(panels, ("largest weight, mean", "entropy of the weights, nats, mean"), strict=True):
         axes.set(xlabel="denoising time: noise → picture", ylabel=label, xlim=(0, 1))
         axes.legend(fontsize="small")

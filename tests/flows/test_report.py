@@ -51,6 +51,8 @@ def test_all_sections_are_made_and_a_rerun_reuses_everything(copied: Workspace, 
     for split in document["figure_3"]["splits"]:
         assert split["validation"]["source_accuracy"]["trials"] == 2
         assert len(split["examples"][0]["weights"]) == len(split["times"])
+        assert len(split["mean_largest_weight_on_the_path"]) == len(split["path_times"])
+        assert all(0 <= weight <= 1 for weight in split["mean_weight_of_the_maker_on_the_path"])
     assert document["figure_4a"]["held_out"] in {part["name"] for part in document["splits"]["group/8"]["parts"]}
     assert {row["model"] for row in document["figure_4b"]["rows"]} > {"single overfitted shards", "composed, average"}
     steps = {name: split["steps"] for name, split in document["splits"].items()}

@@ -1,8 +1,17 @@
+import math
+
 import pytest
 import torch
 from gaussian_experts import ExactWeights, GaussianMixture, evaluate_all, gaussian
 
-from cdm_core.evaluation.attribution import LogSnrDistribution, estimate_credit, fit_log_snr, follow_path, split_divergence
+from cdm_core.evaluation.attribution import (
+    LogSnrDistribution,
+    estimate_credit,
+    fit_log_snr,
+    follow_path,
+    split_divergence,
+    weigh_point,
+)
 
 PARTS = [gaussian([-0.6, 0.3], 0.5), gaussian([0.5, 0.0], 0.4), gaussian([0.2, -0.8], 0.6)]
 PRIORS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
@@ -78,20 +87,76 @@ def test_eq_6_with_the_weights_gradient_is_the_divergence_and_its_residual_the_w
     assert float(variance.amin()) > 1e-3
 
 
-def test_the_path_gives_the_likelihood_and_the_weights_on_the_way() -> None:
+def path_points(t: float) -> torch.Tensor:
+    return torch.lerp(points(40), torch.randn(40, 2, 1, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64), t)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.05, 0.2, 0.5, 0.8, 0.95])
+def test_the_weights_of_a_point_are_the_exact_posterior(t: float) -> None:
+    x = path_points(t)
+    generator = torch.Generator().manual_seed(0)
+    weights = weigh_point(evaluate_all(PARTS), x, t, PRIORS, WHERE, num_pairs=1000, generator=generator)
+    assert float((weights - EXACT.log_weights(x, t).exp()).abs().amax()) < 0.02
+
+
+def test_mirrored_noise_needs_few_draws() -> None:
+    x = path_points(0.5)
+    generator = torch.Generator().manual_seed(0)
+    runs = [weigh_point(evaluate_all(PARTS), x, 0.5, PRIORS, WHERE, num_pairs=4, generator=generator) for _ in range(20)]
+    assert float((torch.stack(runs) - EXACT.log_weights(x, 0.5).exp()).square().mean().sqrt()) < 0.03
+
+
+def test_the_mass_beyond_a_time_is_that_below_its_log_snr() -> None:
+    assert WHERE.share_beyond(0.0) == 1
+    for share in (0.1, 0.5, 0.9):
+        assert WHERE.share_beyond(1 / (1 + math.exp(WHERE.quantile(share) / 2))) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("steps", "tolerance"), [(12, 0.1), (60, 0.05)])
+def test_the_path_gives_the_likelihood_and_the_weights_on_the_way(steps: int, tolerance: float) -> None:
     x = points(12)
-    path = follow_path(evaluate_all(PARTS), x, EXACT.log_weights(x, 0.0), steps=400, num_probes=2, seed=0)
-    joint = GaussianMixture(weights=tuple(PRIORS.tolist()), means=tuple(part.means[0] for part in PARTS), stds=(0.5, 0.4, 0.6))
+    priors = PRIORS[[1, 2, 0]]  # the largest λ isn't the nearest expert's
+    exact = ExactWeights(parts=PARTS, priors=priors)
+    path = follow_path(evaluate_all(PARTS), x, priors, WHERE, steps=steps, num_pairs=100, num_probes=2, seed=0)
+    means, stds = tuple(part.means[0] for part in PARTS), tuple(part.stds[0] for part in PARTS)
+    joint = GaussianMixture(weights=tuple(priors.tolist()), means=means, stds=stds)
     gained = joint.log_density(x, 0.0) - joint.log_density(path.end_BCHW, 1.0)
-    assert float((path.contributions_BN.sum(dim=1) - gained).abs().amax()) < 0.05
+    assert float((path.contributions_BN.sum(dim=1) - gained).abs().amax()) < tolerance
     # Isotropic Gaussians have a Jacobian of no off-diagonal: the probes agree.
     assert float(path.standard_errors_BN.amax()) < 1e-6
     torch.testing.assert_close(path.shares.sum(dim=1), torch.ones(12, dtype=torch.float64))
-    assert float((path.weights_TBN[-1] - PRIORS).abs().amax()) < 0.03
+    first = exact.log_weights(x * (1 - path.times_T[0]), path.times_T[0]).exp()
+    assert float((path.weights_TBN[0] - first).abs().amax()) < 0.04
+    assert float((path.weights_TBN[-1] - priors).abs().amax()) < 0.06
+
+
+def test_weights_do_not_inherit_the_errors_of_divergences() -> None:
+    """Each expert is narrow in its own third of the directions, which are no pixels: two probes' divergences are off by many nats.
+
+    Weights that add them up give 3 of 24 pictures to their makers, even from exact ones at x_0.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rotation_DD, _ = torch.linalg.qr(torch.randn(300, 300, generator=generator, dtype=torch.float64))
+    variances_ND = torch.full((3, 300), 0.3, dtype=torch.float64)
+    for expert in range(3):
+        variances_ND[expert, 100 * expert : 100 * expert + 100] = 0.1
+
+    def evaluate(x: torch.Tensor, t: float) -> torch.Tensor:
+        slopes_ND = (t - (1 - t) * variances_ND) / ((1 - t) ** 2 * variances_ND + t**2)
+        return ((slopes_ND[:, None] * (x.flatten(1) @ rotation_DD)) @ rotation_DD.T).view(3, *x.shape)
+
+    makers = torch.arange(24) % 3
+    drawn_BD = torch.randn(24, 300, generator=generator, dtype=torch.float64) * variances_ND[makers].sqrt()
+    x = (drawn_BD @ rotation_DD.T).view(24, 300, 1, 1)
+    priors = torch.full((3,), 1 / 3, dtype=torch.float64)
+    path = follow_path(evaluate, x, priors, WHERE, steps=12, num_pairs=4, num_probes=2, seed=0)
+    assert bool((path.contributions_BN.argmax(dim=1) == makers).all())
+    assert bool((path.weights_TBN[0].argmax(dim=1) == makers).all())
+    assert float((path.weights_TBN[-1] - priors).abs().amax()) < 0.02
 
 
 def test_one_probe_gives_no_error() -> None:
-    path = follow_path(evaluate_all(PARTS), points(2), EXACT.log_weights(points(2), 0.0), steps=3, num_probes=1, seed=0)
+    path = follow_path(evaluate_all(PARTS), points(2), PRIORS, WHERE, steps=3, num_pairs=1, num_probes=1, seed=0)
     assert bool(path.standard_errors_BN.isnan().all())
 
 
