@@ -21,9 +21,8 @@ def test_an_adapter_trained_after_a_rehearsal_is_the_one_trained_before() -> Non
         start = initial_adapter(model, 3)
         return adapter_to_bytes(train_stage(backbone, model, start, samples, StagePosition(shard=3, stage=3), settings.training))
 
-    before, state = train(), torch.random.get_rng_state()
+    before = train()
     shared_extractor.cache_clear()
     rehearse_models(settings)
     assert train() == before
-    assert torch.equal(torch.random.get_rng_state(), state)
     assert shared_extractor.cache_info().currsize == 1
