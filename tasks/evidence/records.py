@@ -78,14 +78,20 @@ class SignedRecord:
 
 
 def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], predicate: Mapping[str, Json]) -> Path:
-    """Sign and store a record, or return the one that its `step_key` wrote before; a broken chain is not continued.
+    """One record; see `append_records`."""
+    return append_records(ws, kind, subjects, [predicate])[0]
+
+
+def append_records(ws: Workspace, kind: str, subjects: Mapping[str, Digest], predicates: Sequence[Mapping[str, Json]]) -> list[Path]:
+    """Sign and store records, or find those that their `step_key`s wrote before; a broken chain is not continued.
+
+    The chain and the ledger, which grow with every record ever written, are checked once for all.
 
     Raises:
-        ValueError: `kind` is no file name, the predicate lacks `step_key` or brings its own `previous_record`, or doesn't fit the schema.
+        ValueError: `kind` is no file name, a predicate lacks `step_key` or brings its own `previous_record`, or doesn't fit the schema.
         VerificationError: the records that are there don't hold.
     """
-    step_key = predicate.get("step_key")
-    if not isinstance(step_key, str) or "previous_record" in predicate:
+    if any(not isinstance(predicate.get("step_key"), str) or "previous_record" in predicate for predicate in predicates):
         raise ValueError("a record's predicate brings a step_key and leaves previous_record to the chain")
     if not _NAME.fullmatch(f"000000-{kind}.json"):
         raise ValueError(f"{kind!r} is not a kind of record")
@@ -94,20 +100,25 @@ def append_record(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pred
     with exclusive_lock(ws.records / ".lock"):
         records = load_records(ws)
         statements = _verify_own_chain(ws, records)
-        ledger = Ledger(ws)
+        ledger, signer = Ledger(ws), workspace_signer(ws)
         _log_records(ws, ledger)
-        for path, statement in zip(list_records(ws.records), statements, strict=True):
-            if statement.predicate.get("step_key") == step_key:
-                return path
-        previous = sha256_digest(records[-1]) if records else None
-        content = {"ledger": ledger.describe(), **predicate, "previous_record": previous}
-        payload = build_statement(subjects, UNLEARNING_PREDICATE, complete_predicate(content))
-        check_statement(payload)
-        path = ws.records / f"{len(records) + 1:06d}-{kind}.json"
-        write_atomically(path, sign_envelope(payload, workspace_signer(ws)))
-        _log_records(ws, ledger)
-        ledger.sign_checkpoint()
-    return path
+        paths = list_records(ws.records)
+        written = {str(statement.predicate.get("step_key")): path for path, statement in zip(paths, statements, strict=True)}
+        previous, number = (sha256_digest(records[-1]) if records else None), len(records)
+        for predicate in predicates:
+            if predicate["step_key"] in written:
+                continue
+            content = {"ledger": ledger.describe(), **predicate, "previous_record": previous}
+            payload = build_statement(subjects, UNLEARNING_PREDICATE, complete_predicate(content))
+            check_statement(payload)
+            number += 1
+            path, envelope = ws.records / f"{number:06d}-{kind}.json", sign_envelope(payload, signer)
+            write_atomically(path, envelope)
+            _log_records(ws, ledger)
+            written[str(predicate["step_key"])], previous = path, sha256_digest(envelope)
+        if number > len(records):
+            ledger.sign_checkpoint()
+    return [written[str(predicate["step_key"])] for predicate in predicates]
 
 
 def check_logged(ws: Workspace, ledger: Ledger) -> int:

@@ -16,7 +16,7 @@ from cdm_core.evaluation.quality_gate import GateResult
 from cdm_core.fingerprint import measure_fingerprint
 from tasks.evidence.audit_log import FRECHET_DISTANCE, AuditSummary, Picture, build_note, log_audit, log_distance_chart
 from tasks.evidence.hardware import describe_hardware
-from tasks.evidence.records import append_record
+from tasks.evidence.records import append_records
 from tasks.evidence.traces import NO_TRACES, Traces
 from tasks.files import write_atomically
 from tasks.ledger.store import Ledger
@@ -53,10 +53,16 @@ def sign_record(
     ws: Workspace, kind: str, composition: Composition, *, version: int, step_key: str, now: datetime, content: Mapping[str, Json]
 ) -> Path:
     """Append a signed record whose subject is the composed model; it names code, libraries and hardware too."""
+    return sign_records(ws, kind, composition, version=version, now=now, contents={step_key: content})[0]
+
+
+def sign_records(
+    ws: Workspace, kind: str, composition: Composition, *, version: int, now: datetime, contents: Mapping[str, Mapping[str, Json]]
+) -> list[Path]:
+    """Append such records by their step keys."""
     fingerprint = measure_fingerprint()
-    predicate: dict[str, Json] = {
+    common: dict[str, Json] = {
         "kind": kind,
-        "step_key": step_key,
         "signed_at": now.isoformat(),
         "model_version": version,
         "composition": composition.digest,
@@ -65,9 +71,9 @@ def sign_record(
         "environment": fingerprint.digest,
         "hardware": describe_hardware(fingerprint.instruction_set),
         "seed": {"evaluation": ws.settings().evaluation.seed, "training": "derived from shard, stage, epoch and sample id"},
-        **content,
     }
-    return append_record(ws, kind, {f"composed-model@{version}": composition.digest}, predicate)
+    predicates = [{**common, "step_key": step_key, **content} for step_key, content in contents.items()]
+    return append_records(ws, kind, {f"composed-model@{version}": composition.digest}, predicates)
 
 
 def log_release(

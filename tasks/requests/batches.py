@@ -14,8 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
-from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
+from cdm_core.digests import Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
 from tasks.clock import utc_now
 from tasks.data.data_versions import require_committed
@@ -27,7 +28,7 @@ from tasks.ledger.case import Case, read_served
 from tasks.ledger.store import Ledger, Status, StoredRequest
 from tasks.models.compositions import load_composition
 from tasks.models.deciding import audit_run, review
-from tasks.models.release import champion_composition, log_record, sign_record
+from tasks.models.release import champion_composition, log_record, sign_records
 from tasks.plans.duplicates import load_choice
 from tasks.plans.planning import ForgetPlan, Resolved, erase_plan, load_plan, plan_deletion, refuse_request, resolve_request
 from tasks.requests.identities import keep_outcomes
@@ -131,14 +132,45 @@ def plan_batch(case: Case) -> ForgetPlan:
 def close_members(case: Case) -> None:
     """Sign each request's closing record, show it in the run, keep its answer and erase its bytes; then the batch can be closed."""
     planned, decided, purged = case.find("planned"), case.find("decided"), case.find("purged")
+    stopped = case.find("stopped")
     assert planned is not None, "closing follows a plan"
+    assert stopped is not None, "closing follows a stop"
     assert decided is not None, "closing follows a decision"
     assert purged is not None, "closing follows a purge"
-    described, whole = planned["requests"], describe_deletion(case, read_served(decided))
+    described, candidate = planned["requests"], read_served(decided)
     assert isinstance(described, Sequence), "we wrote it"
+    status: Status = "completed" if decided["serving"] == decided["version"] else "needs_review"
+    names: list[Json] = [stopped["record"], decided["record"]]
+    whole, members = describe_deletion(case, candidate), list[Case]()
+    contents: dict[str, dict[str, Json]] = {}
     for request in described:
         assert isinstance(request, Mapping), "we wrote it"
-        _close_member(case, Case(case.ws, str(request["request_id"])), request, whole, {"decided": decided, "purged": purged})
+        member = Case(case.ws, str(request["request_id"]))
+        if _stored(member).answer is None:
+            members.append(member)
+            of_batch: Json = {"name": case.request_id, "records": names, "said_of_the_whole_batch": sorted(whole)}
+            contents[member.step_key("close")] = {**whole, "batch": of_batch, **_describe_member(member, request, status)}
+    composition = load_composition(case.ws, candidate.composition)
+    records = sign_records(case.ws, "closing", composition, version=candidate.version, now=utc_now(), contents=contents)
+    run_id = audit_run(case, "forget")
+    for member, record in zip(members, records, strict=True):
+        log_record(case.ws, run_id, record)
+        answer: dict[str, Json] = {
+            "request_id": member.request_id,
+            "status": status,
+            "stop_seconds": stopped["seconds"],
+            "total_seconds": (utc_now() - _stored(member).received_at).total_seconds(),
+            **measured(case),
+            "stopped_version": stopped["version"],
+            "model_version": decided["serving"],
+            "candidate_version": candidate.version,
+            "gate": decided["gate"],
+            "audit_records": [str(case.ws.records / str(name)) for name in (*names, record.name)],
+            "mlflow_run_id": run_id,
+            "purged": purged["counts"],
+            "batch": case.request_id,
+        }
+        _close_member(case, member, record, status, answer)
 
 
 def requests_of(case: Case) -> list[str]:
@@ -205,64 +237,37 @@ def _describe(ws: Workspace, member: _Member) -> dict[str, Json]:
     }
 
 
-def _close_member(
-    batch: Case, case: Case, request: Mapping[str, Json], whole: Mapping[str, Json], steps: Mapping[str, Mapping[str, Json]]
-) -> None:
-    """`whole` is what the records of all members say alike."""
-    ledger, decided, purged = Ledger(case.ws), steps["decided"], steps["purged"]
-    stored, stopped = ledger.request(case.request_id), batch.find("stopped")
-    assert stored is not None, "a member is stored"
-    assert stopped is not None, "closing follows a stop"
-    if stored.answer is not None:
-        return
-    candidate, is_promoted = read_served(decided), decided["serving"] == decided["version"]
-    status: Status = "completed" if is_promoted else "needs_review"
-    content = {
-        **whole,
+def _describe_member(case: Case, request: Mapping[str, Json], status: Status) -> dict[str, Json]:
+    """What a member's closing record says of it alone."""
+    told = describe_notifications(case.ws, case.request_id, status, utc_now(), num_erased=int(str(request["samples"])), is_forgotten=True)
+    return {
         "decision": "closed",
         "status": status,
-        "request_digest": stored.digest,
+        "request_digest": _stored(case).digest,
         "request_format": request["request_format"],
         "issuer_key": request["issuer_key"],
         "regulation": request["regulation"],
         "affected_shards": request["shards"],
         "samples": request["samples"],
-        "batch": {
-            "name": batch.request_id,
-            "records": [stopped["record"], decided["record"]],
-            "said_of_the_whole_batch": sorted(whole),
-        },
         **describe_time(case),
-        "notifications": describe_notifications(
-            case.ws, case.request_id, status, utc_now(), num_erased=int(str(request["samples"])), is_forgotten=True
-        ),
+        "notifications": told,
         "absence": "every store was listed again after the erasure of the whole batch and held none of the erased objects",
     }
-    composition, step_key = load_composition(case.ws, Digest(candidate.composition)), case.step_key("close")
-    record = sign_record(case.ws, "closing", composition, version=candidate.version, step_key=step_key, now=utc_now(), content=content)
-    run_id = audit_run(batch, "forget")
-    log_record(case.ws, run_id, record)
-    names = [str(stopped["record"]), str(decided["record"]), record.name]
-    answer: dict[str, Json] = {
-        "request_id": case.request_id,
-        "status": content["status"],
-        "stop_seconds": stopped["seconds"],
-        "total_seconds": (utc_now() - stored.received_at).total_seconds(),
-        **measured(batch),
-        "stopped_version": stopped["version"],
-        "model_version": decided["serving"],
-        "candidate_version": candidate.version,
-        "gate": decided["gate"],
-        "audit_records": [str(case.ws.records / name) for name in names],
-        "mlflow_run_id": run_id,
-        "purged": purged["counts"],
-        "batch": batch.request_id,
-    }
+
+
+def _close_member(batch: Case, case: Case, record: Path, status: Status, answer: Mapping[str, Json]) -> None:
+    ledger = Ledger(case.ws)
     erase_plan(case.ws, case.request_id)
     ledger.append("closed", case.request_id, {"record": record.name, "batch": batch.request_id}, utc_now())
     ledger.set_status(case.request_id, status, answer)
     erase_folder(images_folder(case.ws, case.request_id))
     ledger.forget_content(case.request_id)
+
+
+def _stored(case: Case) -> StoredRequest:
+    stored = Ledger(case.ws).request(case.request_id)
+    assert stored is not None, "a member is stored"
+    return stored
 
 
 def _status(ledger: Ledger, request_id: str) -> str | None:

@@ -15,7 +15,8 @@ from cdm_core.digests import Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, StateError, VerificationError
 from cdm_core.evidence.audit_record import REASONS, check_statement
 from cdm_core.evidence.envelopes import UNLEARNING_PREDICATE, build_public_key, build_statement, sign_envelope, verify_chain
-from tasks.evidence.records import append_record, load_records, verify_record
+from tasks.evidence.records import append_record, append_records, load_records, verify_record
+from tasks.ledger.store import Ledger
 from tasks.keys import add_issuer, create_keys, workspace_key, workspace_signer
 from tasks.workspace import Workspace
 
@@ -57,6 +58,20 @@ def test_a_step_writes_one_record(ws: Workspace) -> None:
     assert append(ws, "a", verdict="fail") == first
     assert first.read_bytes() == content
     assert len(load_records(ws)) == 2
+
+
+def test_records_appended_together_continue_the_chain_and_each_is_written_once(ws: Workspace) -> None:
+    first = append(ws, "a")
+    together: list[dict[str, Json]] = [{"step_key": step_key, "artifacts": []} for step_key in ("b", "a", "c")]
+    paths = append_records(ws, "closing", SUBJECTS, together)
+    assert [path.name for path in paths] == ["000002-closing.json", "000001-build.json", "000003-closing.json"]
+    assert paths[1] == first
+    assert append_records(ws, "closing", SUBJECTS, together) == paths
+    assert append_records(ws, "closing", SUBJECTS, []) == []
+    statements = verify_chain(load_records(ws), [workspace_key(ws)])
+    assert [statement.predicate["step_key"] for statement in statements] == ["a", "b", "c"]
+    Ledger(ws).verify()
+    verify_record(paths[2])
 
 
 def test_writers_at_once_make_one_chain(ws: Workspace) -> None:
