@@ -16,8 +16,8 @@ from cdm_core.errors import InvalidInputError, StateError, VerificationError
 from cdm_core.evidence.audit_record import REASONS, check_statement
 from cdm_core.evidence.envelopes import UNLEARNING_PREDICATE, build_public_key, build_statement, sign_envelope, verify_chain
 from tasks.evidence.records import append_record, append_records, load_records, verify_record
-from tasks.ledger.store import Ledger
 from tasks.keys import add_issuer, create_keys, workspace_key, workspace_signer
+from tasks.ledger.store import Ledger
 from tasks.workspace import Workspace
 
 SUBJECTS = {"composed-model": sha256_digest(b"model")}
