@@ -22,7 +22,7 @@ def test_composition_is_measured_by_every_method_and_number() -> None:
     largest, tolerance = document["largest_difference"], document["tolerance"]
     assert isinstance(largest, float)
     assert isinstance(tolerance, float)
-    assert 0 < largest < tolerance
+    assert 0 <= largest < tolerance  # where a processor's kernels sum alike it is 0
 
 
 def test_training_is_measured_against_both_others() -> None:
