@@ -1,8 +1,8 @@
 """Training's forward pass: the network with its adapter folded into the weights, W + B·A, and gradients that flow back to B and A.
 
 peft computes an adapted layer as W·x + B·(A·x): three kernels and two passes over the activations where the bare layer needs one, forward
-and backward. The backbone is narrow, so that this costs half of the bare network again, while a product B·A costs next to nothing.
-Folded, a step is that of the bare network with weight gradients (`lethe bench training`). It is the same function of the adapter, and
+and backward. The backbone is narrow, so that this is dear, while a product B·A is of the weights alone and cheap (`lethe bench training`
+measures both). Folded, a step is that of the bare network with weight gradients. It is the same function of the adapter, and
 the one that `merge_adapter` makes for sampling; its bytes differ from the unfolded one's by rounding.
 
 A convolution's product is made in the memory order of its weight, channels last, so that no weight is reordered.
