@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from tiny_backbone import make_adapter, tiny_backbone
@@ -42,6 +44,21 @@ def test_merged_and_attached_agree_to_rounding() -> None:
     attached, merged, bare = (predict(backbone, n) for n in (model.eval(), merge_adapter(backbone, trained), backbone.network))
     assert torch.allclose(merged, attached, atol=1e-4)
     assert not torch.allclose(merged, bare, atol=1e-2)
+
+
+@pytest.mark.parametrize("backbone", [pytest.param(tiny_backbone, id="tiny"), pytest.param(load_backbone, id="shipped")])
+def test_merged_weights_are_those_of_peft_bit_for_bit_whatever_was_merged_before(backbone: Callable[[], PixelBackbone]) -> None:
+    frozen = backbone()
+    model, generator = attach_adapter(frozen, 2), torch.Generator().manual_seed(5)
+    start = read_adapter(model)
+    first, second = ({name: torch.randn(tensor.shape, generator=generator) for name, tensor in start.items()} for _ in range(2))
+    merge_adapter(frozen, first)
+    merged = merge_adapter(frozen, second).state_dict()
+    write_adapter(model, second)
+    expected = model.merge_and_unload().state_dict()
+    assert set(merged) == set(expected)
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
+    assert all(merged[name].stride() == frozen.network.state_dict()[name].stride() for name in merged)
 
 
 def test_without_an_adapter_the_expert_is_the_backbone_itself() -> None:
