@@ -19,10 +19,12 @@ def test_composition_is_measured_by_every_method_and_number() -> None:
         (method, count) for method in ("sequential", "adapter_names", "stacked", "shard_per_image") for count in (1, 2)
     }
     assert all(row["ratio"] > 0 for row in rows)
-    largest, tolerance = document["largest_difference"], document["tolerance"]
+    largest, tolerance, apart = (document[name] for name in ("largest_difference", "tolerance", "experts_apart"))
     assert isinstance(largest, float)
     assert isinstance(tolerance, float)
-    assert 0 <= largest < tolerance  # where a processor's kernels sum alike it is 0
+    assert isinstance(apart, float)
+    assert largest < tolerance  # where a processor's kernels sum alike it is 0
+    assert apart > 100 * tolerance  # so that stacked experts in another order would be seen
 
 
 def test_training_is_measured_against_both_others() -> None:
