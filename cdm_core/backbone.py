@@ -32,6 +32,9 @@ TIME_SCALE = 1000.0
 class Backbone(Protocol):
     """What adapters, samplers and evaluation need of a backbone."""
 
+    def __hash__(self) -> int:
+        """What is made of a backbone may be kept beside it."""
+
     @property
     def digest(self) -> Digest:
         """Names the weights of everything that enters a prediction."""

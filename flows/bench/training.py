@@ -25,7 +25,7 @@ from cdm_core.settings import TrainingSettings
 from cdm_core.training import StagePosition, StageSamples, train_stage
 from flows.bench.alternation import median_ratio, time_in_turn
 
-_SETTINGS = TrainingSettings(rank=8, learning_rate=0.004, batch_size=16, epochs=1, caption_dropout=0.1)
+_SETTINGS = TrainingSettings(rank=8, learning_rate=0.004, batch_size=8, epochs=1, caption_dropout=0.1)
 
 
 def run_bench_training(*, steps: int, repetitions: int) -> dict[str, object]:

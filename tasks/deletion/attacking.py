@@ -11,11 +11,10 @@ from cdm_core.composition.document import Composition
 from cdm_core.evaluation.membership import Membership
 from cdm_core.evaluation.neighbours import Neighbours
 from tasks.data.erased_pictures import ErasedSample, Erasure
-from tasks.deletion.forgetting import kept_plan
+from tasks.deletion.forgetting import kept_plan, served_before
 from tasks.deletion.membership import Recalled, attack_candidate, recall_losses
 from tasks.deletion.neighbours import find_neighbours
-from tasks.ledger.case import Case, read_served
-from tasks.models.compositions import load_composition
+from tasks.ledger.case import Case
 from tasks.models.evaluation import PictureRequest
 from tasks.training.workers import active_pool
 
@@ -24,14 +23,14 @@ def recall(case: Case) -> Recalled:
     """Step 1, after the removal and before the purge."""
     if case.find("decided") is not None:
         return Recalled(reason="it was decided before")
-    return active_pool().submit(recall_losses, case.ws, _erasure(case), _served_before(case)).result()
+    return active_pool().submit(recall_losses, case.ws, _erasure(case), served_before(case)).result()
 
 
 def attack(case: Case, candidate: Composition, recalled: Recalled) -> Membership | str:
     """Step 2, before the purge."""
     if recalled.reason is not None:
         return recalled.reason
-    return active_pool().submit(attack_candidate, case.ws, _erasure(case), _served_before(case), candidate, recalled).result()
+    return active_pool().submit(attack_candidate, case.ws, _erasure(case), served_before(case), candidate, recalled).result()
 
 
 def look_at_neighbours(case: Case, before: Composition, candidate: Composition, pictures: list[PictureRequest]) -> Neighbours | str:
@@ -40,14 +39,7 @@ def look_at_neighbours(case: Case, before: Composition, candidate: Composition, 
 
 
 def _erasure(case: Case) -> Erasure:
-    plan, planned = kept_plan(case), case.find("planned")
-    assert planned is not None, "what is looked for was planned"
+    plan, planned = kept_plan(case), case.finished("planned")
     samples = (ErasedSample(sample_id=hit.sample_id, owner_key=hit.owner_key, shard=hit.shard) for hit in plan.hits)
     left = tuple((shard.shard, shard.samples_left) for shard in plan.shards)
     return Erasure(key=plan.request_digest, revision=str(planned["dvc_revision"]), samples=tuple(samples), left=left)
-
-
-def _served_before(case: Case) -> Composition:
-    planned = case.find("planned")
-    assert planned is not None, "what is looked for was planned"
-    return load_composition(case.ws, read_served(planned).composition)

@@ -112,8 +112,7 @@ def stop_serving(case: Case) -> Served:
     """Compose the clean checkpoints, register, sign, log, promote; the seconds since planning are recorded."""
     if done := case.find("stopped"):
         return read_served(done)
-    plan, planned = kept_plan(case), case.find("planned")
-    assert planned is not None, "a stop follows a plan"
+    plan, planned = kept_plan(case), case.finished("planned")
     before = read_served(planned)
     now, ledger = utc_now(), Ledger(case.ws)
     stopped = compose_stopped(case.ws, plan, load_composition(case.ws, before.composition))
@@ -176,8 +175,7 @@ def compose_candidate(
     case: Case, trained: Sequence[TrainedShard], descriptions: Sequence[ShardDescription]
 ) -> tuple[Composition, Composition]:
     """(what served before the request, the candidate with the retrained shards); commits the new adapters to DVC first."""
-    stopped = case.find("stopped")
-    assert stopped is not None, "a candidate follows a stop"
+    stopped = case.finished("stopped")
     if case.find("retrained") is None:
         case.finish("retrained", {"steps": sum(shard.steps for shard in trained), "seconds": sum(shard.seconds for shard in trained)})
     commit_training(case.ws, [shard.shard for shard in trained], "Retrain the shards that a deletion hit")
@@ -191,9 +189,7 @@ def compose_candidate(
 
 def served_before(case: Case) -> Composition:
     """What served when the case was planned."""
-    planned = case.find("planned")
-    assert planned is not None, "an open case was planned"
-    return load_composition(case.ws, read_served(planned).composition)
+    return load_composition(case.ws, read_served(case.finished("planned")).composition)
 
 
 def kept_plan(case: Case) -> ForgetPlan:
@@ -221,10 +217,7 @@ def _planned_at(case: Case) -> datetime:
 
 def decide_forgotten(case: Case, judged: Judged, trained: Sequence[TrainedShard], classifier: Digest | None) -> Served:
     """Sign and log the decision on the candidate, then promote on a pass; `classifier` is the one that was trained again, if any."""
-    plan, stopped, planned, removed = kept_plan(case), case.find("stopped"), case.find("planned"), case.find("removed")
-    assert stopped is not None, "a decision follows a stop"
-    assert planned is not None, "a stop follows a plan"
-    assert removed is not None, "a decision follows the removal"
+    plan, stopped, planned, removed = kept_plan(case), *(case.finished(step) for step in ("stopped", "planned", "removed"))
     work = Work(
         kind="forget",
         shards_hit=tuple(shard.shard for shard in plan.shards),

@@ -41,9 +41,8 @@ def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures
         counts = done["counts"]
         assert isinstance(counts, Mapping), "we wrote it"
         return {store: int(str(count)) for store, count in counts.items()}
-    plan, decided = kept_plan(case), case.find("decided")
+    plan, decided = kept_plan(case), case.finished("decided")
     serving = champion_composition(case.ws)
-    assert decided is not None, "a purge follows a decision"
     assert serving is not None, "a decision follows a stop, which promotes"
     hashes = sorted(suppression_hash(case.ws, hit.sample_id) for hit in plan.hits)
     pairs = [erasure_hash(case.ws, hit.owner_key, hit.sample_id) for hit in plan.hits]
@@ -109,7 +108,7 @@ def close_request(case: Case) -> dict[str, Json]:
     if stored.answer is not None and stored.status not in OPEN:
         return dict(stored.answer)
     plan = kept_plan(case)
-    stopped, decided, purged = (_finished(case, step) for step in ("stopped", "decided", "purged"))
+    stopped, decided, purged = (case.finished(step) for step in ("stopped", "decided", "purged"))
     is_promoted = decided["serving"] == decided["version"]
     status: Status = "needs_review" if not is_promoted else "held" if plan.held_samples else "completed"
     candidate = read_served(decided)
@@ -154,12 +153,6 @@ def close_request(case: Case) -> dict[str, Json]:
         erase_folder(images_folder(case.ws, case.request_id))
         ledger.forget_content(case.request_id)
     return answer
-
-
-def _finished(case: Case, step: str) -> Mapping[str, Json]:
-    body = case.find(step)
-    assert body is not None, f"closing follows {step}"
-    return body
 
 
 def _erase_compositions(ws: Workspace, tainted: set[Digest]) -> int:

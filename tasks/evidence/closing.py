@@ -43,9 +43,7 @@ _OF_THE_DECISION = (
 
 def describe_deletion(case: Case, candidate: Served) -> dict[str, Json]:
     """What the closing record of a case says, and those of its requests where it's a batch."""
-    decided, purged = case.find("decided"), case.find("purged")
-    assert decided is not None, "closing follows a decision"
-    assert purged is not None, "closing follows a purge"
+    decided, purged = case.finished("decided"), case.finished("purged")
     said = read_predicate(case.ws, str(decided["record"]))
     return {
         **{name: said[name] for name in _OF_THE_DECISION if said.get(name) is not None},

@@ -114,7 +114,7 @@ def append_records(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pre
             number += 1
             path, envelope = ws.records / f"{number:06d}-{kind}.json", sign_envelope(payload, signer)
             write_atomically(path, envelope)
-            _log_records(ws, ledger)
+            _log_record(ledger, path.name, envelope)
             written[str(predicate["step_key"])], previous = path, sha256_digest(envelope)
         if number > len(records):
             ledger.sign_checkpoint()
@@ -228,7 +228,11 @@ def read_record(path: Path, keys: Sequence[Key] | None = None) -> SignedRecord:
 def _log_records(ws: Workspace, ledger: Ledger) -> None:
     """Append an event for each record that has none: a new one, or those of a crash or of a ledger that logged none yet."""
     for path in list_records(ws.records)[check_logged(ws, ledger) :]:
-        ledger.append(RECORD_EVENT, None, {"record": path.name, "digest": sha256_digest(path.read_bytes())}, utc_now())
+        _log_record(ledger, path.name, path.read_bytes())
+
+
+def _log_record(ledger: Ledger, name: str, content: bytes) -> None:
+    ledger.append(RECORD_EVENT, None, {"record": name, "digest": sha256_digest(content)}, utc_now())
 
 
 def _verify_own_chain(ws: Workspace, records: Sequence[bytes]) -> list[VerifiedStatement]:

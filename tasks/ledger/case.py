@@ -27,6 +27,12 @@ class Case:
             return None
         return event.body
 
+    def finished(self, step: str) -> Mapping[str, Json]:
+        """The same of a step that comes before the one that asks."""
+        body = self.find(step)
+        assert body is not None, f"{self.request_id}: asked for {step!r} before it happened"
+        return body
+
     def finish(self, step: str, body: Mapping[str, Json], *, status: Status | None = None) -> Mapping[str, Json]:
         """Record a step's effect, after it has happened, and where the request stands."""
         ledger = Ledger(self.ws)

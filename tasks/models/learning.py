@@ -45,8 +45,7 @@ def receive_arrival(ws: Workspace, arrival: Arrival) -> Case:
 
 def compose_learned(case: Case, trained: TrainedShard, descriptions: Sequence[ShardDescription]) -> tuple[Composition, Composition]:
     """(what serves, the candidate with the taught shard); commits the new adapter to DVC first."""
-    planned = case.find("planned")
-    assert planned is not None, "a candidate follows an arrival"
+    planned = case.finished("planned")
     commit_training(case.ws, [trained.shard], "Teach a shard new samples")
     before = load_composition(case.ws, read_served(planned).composition)
     described = next(description for description in descriptions if description.shard == trained.shard)
@@ -65,9 +64,7 @@ def decide_learned(
     steps_full_build: int,
 ) -> Served:
     """Sign, log and promote or ask, as after forgetting."""
-    planned, stored = case.find("planned"), case.find("stored")
-    assert planned is not None, "a decision follows an arrival"
-    assert stored is not None, "a decision follows an arrival"
+    planned, stored = case.finished("planned"), case.finished("stored")
     work = Work(
         kind="learn",
         shards_hit=(trained.shard,),
@@ -91,9 +88,7 @@ def decide_learned(
 
 def close_learned(case: Case) -> dict[str, Json]:
     """Keep the answer of `lethe learn`."""
-    planned, decided, stored = case.find("planned"), case.find("decided"), Ledger(case.ws).request(case.request_id)
-    assert planned is not None, "closing follows a decision"
-    assert decided is not None, "closing follows a decision"
+    planned, decided, stored = case.finished("planned"), case.finished("decided"), Ledger(case.ws).request(case.request_id)
     assert stored is not None, "an open case is stored"
     if stored.answer is not None:
         return dict(stored.answer)

@@ -10,11 +10,12 @@ A request's `batched` event names its batch. While the batch is under way its re
 resumed after a crash.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 from cdm_core.digests import Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
@@ -131,46 +132,33 @@ def plan_batch(case: Case) -> ForgetPlan:
 
 def close_members(case: Case) -> None:
     """Sign each request's closing record, show it in the run, keep its answer and erase its bytes; then the batch can be closed."""
-    planned, decided, purged = case.find("planned"), case.find("decided"), case.find("purged")
-    stopped = case.find("stopped")
-    assert planned is not None, "closing follows a plan"
-    assert stopped is not None, "closing follows a stop"
-    assert decided is not None, "closing follows a decision"
-    assert purged is not None, "closing follows a purge"
-    described, candidate = planned["requests"], read_served(decided)
-    assert isinstance(described, Sequence), "we wrote it"
+    planned, stopped, decided, purged = (case.finished(step) for step in ("planned", "stopped", "decided", "purged"))
+    candidate = read_served(decided)
     status: Status = "completed" if decided["serving"] == decided["version"] else "needs_review"
     names: list[Json] = [stopped["record"], decided["record"]]
-    whole, members = describe_deletion(case, candidate), list[Case]()
-    contents: dict[str, dict[str, Json]] = {}
-    for request in described:
-        assert isinstance(request, Mapping), "we wrote it"
-        member = Case(case.ws, str(request["request_id"]))
-        if _stored(member).answer is None:
-            members.append(member)
-            of_batch: Json = {"name": case.request_id, "records": names, "said_of_the_whole_batch": sorted(whole)}
-            contents[member.step_key("close")] = {**whole, "batch": of_batch, **_describe_member(member, request, status)}
+    whole = describe_deletion(case, candidate)
+    of_batch: Json = {"name": case.request_id, "records": names, "said_of_the_whole_batch": sorted(whole)}
+    waiting = [(member, request) for member, request in _members(case.ws, planned["requests"]) if _stored(member).answer is None]
+    contents = {
+        member.step_key("close"): {**whole, "batch": of_batch, **_describe_member(member, request, status)} for member, request in waiting
+    }
     composition = load_composition(case.ws, candidate.composition)
     records = sign_records(case.ws, "closing", composition, version=candidate.version, now=utc_now(), contents=contents)
-    run_id = audit_run(case, "forget")
-    for member, record in zip(members, records, strict=True):
-        log_record(case.ws, run_id, record)
-        answer: dict[str, Json] = {
-            "request_id": member.request_id,
-            "status": status,
-            "stop_seconds": stopped["seconds"],
-            "total_seconds": (utc_now() - _stored(member).received_at).total_seconds(),
-            **measured(case),
-            "stopped_version": stopped["version"],
-            "model_version": decided["serving"],
-            "candidate_version": candidate.version,
-            "gate": decided["gate"],
-            "audit_records": [str(case.ws.records / str(name)) for name in (*names, record.name)],
-            "mlflow_run_id": run_id,
-            "purged": purged["counts"],
-            "batch": case.request_id,
-        }
-        _close_member(case, member, record, status, answer)
+    common: dict[str, Json] = {
+        "status": status,
+        "stop_seconds": stopped["seconds"],
+        **measured(case),
+        "stopped_version": stopped["version"],
+        "model_version": decided["serving"],
+        "candidate_version": candidate.version,
+        "gate": decided["gate"],
+        "mlflow_run_id": audit_run(case, "forget"),
+        "purged": purged["counts"],
+        "batch": case.request_id,
+    }
+    for (member, _), record in zip(waiting, records, strict=True):
+        log_record(case.ws, str(common["mlflow_run_id"]), record)
+        _close_member(member, record, names, common)
 
 
 def requests_of(case: Case) -> list[str]:
@@ -237,6 +225,14 @@ def _describe(ws: Workspace, member: _Member) -> dict[str, Json]:
     }
 
 
+def _members(ws: Workspace, described: Json) -> Iterator[tuple[Case, Mapping[str, Json]]]:
+    """The cases of a batch's requests, and what the plan's event says of each."""
+    assert isinstance(described, Sequence), "we wrote it"
+    for request in described:
+        assert isinstance(request, Mapping), "we wrote it"
+        yield Case(ws, str(request["request_id"])), request
+
+
 def _describe_member(case: Case, request: Mapping[str, Json], status: Status) -> dict[str, Json]:
     """What a member's closing record says of it alone."""
     told = describe_notifications(case.ws, case.request_id, status, utc_now(), num_erased=int(str(request["samples"])), is_forgotten=True)
@@ -255,10 +251,18 @@ def _describe_member(case: Case, request: Mapping[str, Json], status: Status) ->
     }
 
 
-def _close_member(batch: Case, case: Case, record: Path, status: Status, answer: Mapping[str, Json]) -> None:
+def _close_member(case: Case, record: Path, earlier: Sequence[Json], common: Mapping[str, Json]) -> None:
+    """Answer a member: what is common to the batch, and its own."""
     ledger = Ledger(case.ws)
+    answer: dict[str, Json] = {
+        "request_id": case.request_id,
+        "total_seconds": (utc_now() - _stored(case).received_at).total_seconds(),
+        **common,
+        "audit_records": [str(case.ws.records / str(name)) for name in (*earlier, record.name)],
+    }
+    status = cast(Status, common["status"])
     erase_plan(case.ws, case.request_id)
-    ledger.append("closed", case.request_id, {"record": record.name, "batch": batch.request_id}, utc_now())
+    ledger.append("closed", case.request_id, {"record": record.name, "batch": common["batch"]}, utc_now())
     ledger.set_status(case.request_id, status, answer)
     erase_folder(images_folder(case.ws, case.request_id))
     ledger.forget_content(case.request_id)
