@@ -56,6 +56,7 @@ def bench_forget(
     batch: Annotated[str, typer.Option(metavar="K,K,…", help="How many are carried out together.")] = "1,8,64",
     timed: Annotated[int, typer.Option(min=0, help="Groups of each K that are trained and timed; 0 counts steps alone.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the trace.")] = 0,
+    redraws: Annotated[int, typer.Option(min=0, help="Other secrets under which steps are counted, too.")] = 10,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to draw the shares, as SVG.")] = None,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
@@ -67,7 +68,7 @@ def bench_forget(
         batches = [int(part) for part in batch.split(",")]
     except ValueError as error:
         raise typer.BadParameter("--batch takes numbers with commas") from error
-    document = run_bench_forget(workspace, requests=requests, batches=batches, timed=timed, seed=seed, plot=plot)
+    document = run_bench_forget(workspace, requests=requests, batches=batches, timed=timed, seed=seed, redraws=redraws, plot=plot)
     if as_json:
         print_answer(document, as_json)
     else:

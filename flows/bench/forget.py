@@ -7,8 +7,12 @@ forget takes, with the stop, the evaluation and the purge, is `total_seconds` of
 
 A trace draws owners without replacement, the likeliest first on average: the longer it is, the colder the owners that are left, and the
 dearer the next request. So steps are also told for the first 10, 20, 40 requests, one at a time.
+
+All of that is of the workspace's own secret, which has put a few large owners into some shard and stage. So Lethe's share of the monolith's
+steps is counted under other secrets, too, with a trace of each: median, least and most.
 """
 
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +20,17 @@ import pandas as pd
 from rich.table import Table
 
 from cdm_core.errors import InvalidInputError
-from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_trace, draw_trace, mean_passes
+from cdm_core.settings import Settings
+from cdm_core.sharding.retraining_sides import (
+    SIDES,
+    Side,
+    SideRules,
+    count_requests,
+    count_trace,
+    draw_trace,
+    mean_passes,
+    redraw_owners,
+)
 from flows.console import progress_bars, stdout
 from tasks.files import write_atomically
 from tasks.plots.forget_plot import draw_forget_plot
@@ -31,7 +45,9 @@ Document = dict[str, object]
 Row = dict[str, object]
 
 
-def run_bench_forget(directory: Path, *, requests: int, batches: list[int], timed: int, seed: int, plot: Path | None) -> Document:
+def run_bench_forget(
+    directory: Path, *, requests: int, batches: list[int], timed: int, seed: int, redraws: int, plot: Path | None
+) -> Document:
     """Count and time all sides."""
     ws = open_workspace(directory)
     rows, settings = load_rows(ws), ws.settings()
@@ -79,7 +95,8 @@ def run_bench_forget(directory: Path, *, requests: int, batches: list[int], time
         "steps_full_build": {side: rules[side].count_steps(rules[side].build(rows)) for side in SIDES},
         "sides": by_batch[str(batches[0])],
         "by_batch": by_batch,
-        "by_requests": {str(num): _count_beginning(rules, rows, trace[:num]) for num in _beginnings(requests)},
+        "by_requests": _count_beginnings(rules, rows, trace),
+        "redraws": _count_redraws(rows, settings, requests, seed, redraws),
     }
     if plot is not None:
         write_atomically(plot.resolve(), draw_forget_plot({batch: by_batch[str(batch)] for batch in batches}))
@@ -91,9 +108,32 @@ def _beginnings(requests: int) -> list[int]:
     return [*(num for num in LENGTHS if num < requests), requests]
 
 
-def _count_beginning(rules: Mapping[Side, SideRules], rows: pd.DataFrame, trace: list[str]) -> list[Row]:
-    steps = {side: count_trace(rules[side], rows, trace, 1) for side in SIDES}
-    return [{"name": side, "steps": steps[side], "steps_share": steps[side] / steps["monolith"]} for side in SIDES]
+def _count_beginnings(rules: Mapping[Side, SideRules], rows: pd.DataFrame, trace: list[str]) -> dict[str, list[Row]]:
+    each = {side: count_requests(side_rules, rows, trace) for side, side_rules in rules.items()}
+    beginnings: dict[str, list[Row]] = {}
+    for num in _beginnings(len(trace)):
+        monolith = sum(each["monolith"][:num])
+        beginnings[str(num)] = [
+            {"name": side, "steps": sum(steps[:num]), "steps_share": sum(steps[:num]) / monolith} for side, steps in each.items()
+        ]
+    return beginnings
+
+
+def _count_redraws(rows: pd.DataFrame, settings: Settings, requests: int, seed: int, redraws: int) -> Document:
+    """Lethe's share of the monolith's steps, one request at a time, under `redraws` other secrets."""
+    shares: dict[str, list[float]] = {str(num): [] for num in _beginnings(requests)}
+    with progress_bars({"other secrets": redraws} if redraws else {}) as advance:
+        for number in range(redraws):
+            redrawn = redraw_owners(rows, settings, number)
+            trace, passes = draw_trace(redrawn, settings, requests, seed), mean_passes(redrawn, settings)
+            ours, whole = (
+                count_requests(SideRules(side=side, settings=settings, passes=passes), redrawn, trace) for side in ("lethe", "monolith")
+            )
+            for num, of_beginning in shares.items():
+                of_beginning.append(sum(ours[: int(num)]) / sum(whole[: int(num)]))
+            advance("other secrets", 1)
+    spread = {num: {"median": statistics.median(of), "least": min(of), "most": max(of)} for num, of in shares.items() if of}
+    return {"count": redraws, "by_requests": spread}
 
 
 def print_forget_table(document: Document) -> None:
@@ -119,3 +159,13 @@ def print_forget_table(document: Document) -> None:
     for row, name in enumerate(SIDES):
         beginnings.add_row(name, *(f"{sides[row]['steps_share']:.2%}" for sides in by_requests.values()))
     stdout().print(beginnings)
+    redraws = document["redraws"]
+    assert isinstance(redraws, dict), "made above"
+    if redraws["by_requests"]:
+        spread = Table(title=f"Lethe's steps of the monolith's, under {redraws['count']} other secrets", title_justify="left")
+        spread.add_column("", no_wrap=True)
+        for num in redraws["by_requests"]:
+            spread.add_column(f"first {num}", justify="right")
+        for name in ("median", "least", "most"):
+            spread.add_row(name, *(f"{of[name]:.2%}" for of in redraws["by_requests"].values()))
+        stdout().print(spread)

@@ -4,7 +4,17 @@ import pandas as pd
 import pytest
 
 from cdm_core.settings import Settings, parse_settings
-from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_trace, draw_trace, mean_passes
+from cdm_core.sharding.partition import OwnerKey, assign
+from cdm_core.sharding.retraining_sides import (
+    SIDES,
+    Side,
+    SideRules,
+    count_requests,
+    count_trace,
+    draw_trace,
+    mean_passes,
+    redraw_owners,
+)
 
 PARAMETERS = b"""
 shard_ids: [0, 1]
@@ -81,3 +91,24 @@ def test_owners_withdraw_as_often_as_their_tier_does(settings: Settings, rows: p
     assert sorted(draw_trace(rows, settings, 4, 0)) == list("abcd")
     with pytest.raises(ValueError, match="5 requests need as many owners; there are 4"):
         draw_trace(rows, settings, 5, 0)
+
+
+def test_the_requests_of_a_trace_add_up(settings: Settings, rows: pd.DataFrame) -> None:
+    for side in SIDES:
+        rules = rules_of(side, settings, rows)
+        each = count_requests(rules, rows, ["d", "a", "b"])
+        assert len(each) == 3
+        assert sum(each) == count_trace(rules, rows, ["d", "a", "b"], 1)
+
+
+def test_redrawn_owners_keep_their_samples_and_are_placed_by_their_new_keys(settings: Settings, rows: pd.DataFrame) -> None:
+    draws = [redraw_owners(rows, settings, number) for number in range(20)]
+    for redrawn in draws:
+        owners = redrawn.groupby("owner_key")[["shard", "stage"]].agg(["nunique", "first", "size"])
+        assert sorted(owners["shard", "size"]) == sorted(num for _, _, num in OWNERS.values())
+        assert set(owners["shard", "nunique"]) == set(owners["stage", "nunique"]) == {1}
+        assert {(shard, stage) for shard, stage in zip(redrawn["shard"], redrawn["stage"], strict=True)} == {
+            assign(OwnerKey(str(owner)), None, settings.partition) for owner in redrawn["owner_key"]
+        }
+    assert redraw_owners(rows, settings, 3).equals(draws[3])
+    assert len({tuple(redrawn["shard"]) for redrawn in draws}) > 1

@@ -1,6 +1,7 @@
 """`lethe bench forget` on the tiny workspace: every side is counted and really trained."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from built_workspace import Built
@@ -31,6 +32,21 @@ def test_counting_alone_trains_nothing(built: Built, monkeypatch: pytest.MonkeyP
     assert [side["steps"] for side in document["by_requests"]["9"]] == [side["steps"] for side in document["sides"]]
     first, whole = (sides[0]["steps"] for sides in document["by_requests"].values())
     assert 0 < first < whole
+
+
+def test_steps_are_counted_under_other_secrets_too(built: Built) -> None:
+    def redraws(num: int) -> dict[str, Any]:
+        options = ("--requests", "9", "--batch", "1", "--timed", "0", "--redraws", num)
+        found: dict[str, Any] = lethe(built.ws, "bench", "forget", *options).document["redraws"]
+        return found
+
+    assert redraws(0) == {"count": 0, "by_requests": {}}
+    one, three = redraws(1), redraws(3)
+    assert (one["count"], three["count"], list(three["by_requests"])) == (1, 3, ["9"])
+    alone, spread = one["by_requests"]["9"], three["by_requests"]["9"]
+    assert alone["least"] == alone["median"] == alone["most"]
+    assert 0 < spread["least"] <= min(spread["median"], alone["median"]) <= spread["most"] < 1
+    assert spread["least"] < spread["most"]
 
 
 def test_more_requests_than_owners_are_refused(built: Built) -> None:
