@@ -28,6 +28,7 @@ _LOADED = ["flows.cli", "flows.commands", "flows.forget", "flows.learn", "flows.
 # What libraries import at their first call.
 _LOADED += ["dvc.repo", "dvc.repo.push", "networkx", "ruamel.yaml", "scmrepo.git", "alembic.command", "sqlalchemy.dialects.sqlite"]
 _LOADED += ["mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store", "matplotlib.backends.backend_agg"]
+_LOADED += ["matplotlib.figure", "matplotlib.ticker"]
 
 
 def wait_for_job(ws: Workspace) -> None:

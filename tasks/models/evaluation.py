@@ -81,21 +81,21 @@ def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
         workspace.cache / "shards" / f"{samples_digest(manifest)[:32]}-{shared_extractor_digest(weights)[:16]}.moments.safetensors"
     )
     prefixes = [prefix_rows(manifest, stage + 1) for stage in range(settings.stages)]
-    if moments_file.is_file() and all(centroids_file(workspace, rows).is_file() for rows in prefixes):
+    centroids_files = tuple(centroids_file(workspace, rows) for rows in prefixes)
+    if moments_file.is_file() and all(path.is_file() for path in centroids_files):
         report_progress("reference pictures", len(manifest))
     else:
         moments_file.parent.mkdir(parents=True, exist_ok=True)
         seen = look_at_shard(workspace, shard, manifest)
-        for rows in prefixes:
+        for path, rows in zip(centroids_files, prefixes, strict=True):
             points = seen.embeddings[torch.from_numpy(manifest["stage"].isin(rows["stage"]).to_numpy(copy=True))]
-            write_atomically(centroids_file(workspace, rows), _centroids_to_bytes(workspace, shard, points))
+            write_atomically(path, _centroids_to_bytes(workspace, shard, points))
         write_atomically(moments_file, compute_moments(seen.features).to_bytes())
-    last = centroids_file(workspace, manifest)
     return ShardDescription(
         shard=shard,
         samples=len(manifest),
-        centroids=sha256_digest(last.read_bytes()),
-        centroids_files=tuple(centroids_file(workspace, rows) for rows in prefixes),
+        centroids=sha256_digest(centroids_files[-1].read_bytes()),
+        centroids_files=centroids_files,
         moments_file=moments_file,
         seen_file=seen_file(workspace, shard, manifest),
     )
@@ -319,13 +319,9 @@ def _erase_but(folder: Path, keep: set[str]) -> int:
 
 
 def _sum_moments(files: list[Path]) -> Moments:
-    total: Moments | None = None
-    for path in files:
-        moments = Moments.from_bytes(path.read_bytes(), str(path))
-        total = moments if total is None else total.add(moments)
-    if total is None:
+    if not files:
         raise VerificationError("evaluation: there is no reference, since no sample is left")
-    return total
+    return Moments.add_up((path.read_bytes(), str(path)) for path in files)
 
 
 @lru_cache(maxsize=1)

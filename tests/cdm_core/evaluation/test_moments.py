@@ -62,6 +62,16 @@ def test_bytes_round_trip(num, dimensions, seed):
     assert torch.equal(restored.products, moments.products)
 
 
+def test_written_moments_add_up_to_those_of_all_vectors():
+    parts = [random_features(num, 5, seed) for num, seed in ((7, 0), (0, 1), (30, 2))]
+    written = [(compute_moments(part).to_bytes(), f"shard-{shard}") for shard, part in enumerate(parts)]
+    assert Moments.add_up(written).to_bytes() == compute_moments(torch.cat(parts)).to_bytes()
+    with pytest.raises(InvalidInputError, match=r"^shard-9: not feature moments: 4 dimensions, not 5$"):
+        Moments.add_up([*written, (compute_moments(random_features(3, 4, 0)).to_bytes(), "shard-9")])
+    with pytest.raises(ValueError, match=r"^no moments to add up$"):
+        Moments.add_up([])
+
+
 def test_mean_and_covariance_are_numpys_up_to_quantisation():
     features = random_features(200, 5)
     moments = compute_moments(features)
