@@ -52,8 +52,7 @@ def load_erased(ws: Workspace, revision: str, samples: Sequence[ErasedSample]) -
         InvalidInputError: a manifest is.
     """
     shards = sorted({sample.shard for sample in samples})
-    manifests = {shard: _read_manifest(ws, revision, shard) for shard in shards}
-    rows = pd.DataFrame([_find_row(manifests[sample.shard], sample) for sample in samples]).reset_index(drop=True)
+    rows = _find_rows(pd.concat([_read_manifest(ws, revision, shard) for shard in shards]), samples)
     objects = {shard: _read_folder(ws, revision, shard) for shard in shards}
     packs = {}
     for shard, pack in sorted(set(zip(rows["shard"], rows["pack"], strict=True))):
@@ -76,11 +75,15 @@ def _read_folder(ws: Workspace, revision: str, shard: int) -> dict[str, str]:
     return {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
 
 
-def _find_row(manifest: pd.DataFrame, sample: ErasedSample) -> pd.Series:
-    found = manifest[(manifest["sample_id"] == sample.sample_id) & (manifest["owner_key"] == sample.owner_key)]
-    if found.empty:
-        raise StateError(f"shard {sample.shard}: the manifest of the revision before doesn't list a sample of the plan")
-    return found.iloc[0]
+def _find_rows(manifests: pd.DataFrame, samples: Sequence[ErasedSample]) -> pd.DataFrame:
+    """The samples' rows, in their order."""
+    listed = pd.MultiIndex.from_frame(manifests[["shard", "owner_key", "sample_id"]])
+    wanted = pd.MultiIndex.from_tuples([(sample.shard, sample.owner_key, sample.sample_id) for sample in samples])
+    positions = listed.get_indexer(wanted)
+    if (missing := positions < 0).any():
+        shard = samples[int(missing.argmax())].shard
+        raise StateError(f"shard {shard}: the manifest of the revision before doesn't list a sample of the plan")
+    return manifests.iloc[positions].reset_index(drop=True)
 
 
 def _find_object(ws: Workspace, revision: str, path: str) -> str:
