@@ -35,28 +35,33 @@ class SeenPictures:
 
 
 def look_at_shard(workspace: Workspace, shard: int, manifest: pd.DataFrame) -> SeenPictures:
-    """What both networks see in a manifest's pictures, kept or computed. Reports progress as "reference pictures"."""
-    kept = _read_kept(workspace, shard, manifest)
-    missing = manifest[~manifest["sample_id"].isin(kept)].drop_duplicates("sample_id")
-    report_progress("reference pictures", len(manifest) - len(missing))
-    kept |= _look_at(workspace, missing)
-    ids = manifest["sample_id"].tolist()
-    if ids:
-        features, embeddings = (torch.stack(rows) for rows in zip(*(kept[sample_id] for sample_id in ids), strict=True))
-    else:
-        width = shared_extractor(workspace.settings().evaluation.inception_weights).dimensions
-        features, embeddings = torch.empty(0, width), torch.empty(0, EMBEDDING_WIDTH)
-    seen = SeenPictures(features=features, embeddings=embeddings)
-    tensors = {"features": seen.features, "embeddings": seen.embeddings, "sample_ids": _ids_to_tensor(ids)}
+    """What both networks see in a manifest's pictures, found or computed, and kept. Reports progress as "reference pictures"."""
+    seen = see_shard(workspace, shard, manifest, workspace.settings().evaluation.inception_weights)
+    ids = _ids_to_tensor(manifest["sample_id"].tolist())
     path = seen_file(workspace, shard, manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(tensors))
+    write_atomically(path, save({"features": seen.features, "embeddings": seen.embeddings, "sample_ids": ids}))
     return seen
+
+
+def see_shard(workspace: Workspace, shard: int, manifest: pd.DataFrame, inception_weights: str | None) -> SeenPictures:
+    """The same through these features' network, and nothing is written. Reports progress as "reference pictures"."""
+    extractor = shared_extractor(inception_weights)
+    kept = _read_kept(workspace, shard, manifest, inception_weights)
+    missing = manifest[~manifest["sample_id"].isin(kept)].drop_duplicates("sample_id")
+    report_progress("reference pictures", len(manifest) - len(missing))
+    kept |= _look_at(workspace, missing, extractor)
+    rows = [kept[sample_id] for sample_id in manifest["sample_id"]]
+    return SeenPictures(
+        features=torch.stack([features for features, _ in rows]) if rows else torch.empty(0, extractor.dimensions),
+        embeddings=torch.stack([embedding for _, embedding in rows]) if rows else torch.empty(0, EMBEDDING_WIDTH),
+    )
 
 
 def seen_file(workspace: Workspace, shard: int, manifest: pd.DataFrame) -> Path:
     """Where what was seen of a shard's samples is kept."""
-    return workspace.cache / "shards" / f"shard-{shard}-{samples_digest(manifest)[:32]}{_suffix(workspace)}"
+    suffix = _suffix(workspace.settings().evaluation.inception_weights)
+    return workspace.cache / "shards" / f"shard-{shard}-{samples_digest(manifest)[:32]}{suffix}"
 
 
 def embed_shard(workspace: Workspace, manifest: pd.DataFrame) -> torch.Tensor:
@@ -79,15 +84,17 @@ def shared_extractor_digest(inception_weights: str | None) -> Digest:
     return compute_extractor_digest(Path(inception_weights) if inception_weights else None)
 
 
-def _suffix(workspace: Workspace) -> str:
-    extractor = shared_extractor_digest(workspace.settings().evaluation.inception_weights)
+def _suffix(inception_weights: str | None) -> str:
+    extractor = shared_extractor_digest(inception_weights)
     return f"-{extractor[:16]}-{shared_backbone_digest()[:16]}.seen.safetensors"
 
 
-def _read_kept(workspace: Workspace, shard: int, manifest: pd.DataFrame) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _read_kept(
+    workspace: Workspace, shard: int, manifest: pd.DataFrame, inception_weights: str | None
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """(features, embedding) of those of the manifest's samples that an earlier look at the shard saw."""
     wanted, kept = set(manifest["sample_id"]), {}
-    for path in sorted((workspace.cache / "shards").glob(f"shard-{shard}-*{_suffix(workspace)}")):
+    for path in sorted((workspace.cache / "shards").glob(f"shard-{shard}-*{_suffix(inception_weights)}")):
         tensors = load(path.read_bytes())
         for row, sample_id in enumerate(_ids_of_tensor(tensors["sample_ids"])):
             if sample_id in wanted:
@@ -95,10 +102,10 @@ def _read_kept(workspace: Workspace, shard: int, manifest: pd.DataFrame) -> dict
     return kept
 
 
-def _look_at(workspace: Workspace, rows: pd.DataFrame) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _look_at(workspace: Workspace, rows: pd.DataFrame, extractor: FeatureExtractor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     if rows.empty:
         return {}
-    backbone, extractor = shared_backbone(), shared_extractor(workspace.settings().evaluation.inception_weights)
+    backbone = shared_backbone()
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     for chunk in load_pictures(workspace, rows.reset_index(drop=True)).split(_CHUNK):
         seen += zip(extractor.extract(chunk), backbone.clip.embed_pictures(backbone.encode_pictures(chunk)), strict=True)

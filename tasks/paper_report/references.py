@@ -1,7 +1,6 @@
 """What the report's distances and retrievals compare with: features and CLIP embeddings of every real picture, in manifest order."""
 
 from dataclasses import dataclass
-from functools import cache as once
 from pathlib import Path
 
 import pandas as pd
@@ -11,16 +10,13 @@ from safetensors.torch import load, save
 from cdm_core.centroids import compute_centroids
 from cdm_core.composition.serving import CENTROIDS_NAME
 from cdm_core.digests import Digest, derive_seed, json_digest, sha256_digest
-from cdm_core.evaluation.features import NetworkFeatures, load_efficientnet_lite0
 from cdm_core.sharding.manifests import samples_digest
 from cdm_core.sharding.splits import Part
 from tasks.data.manifest_store import load_manifest
-from tasks.data.packs import load_pictures
+from tasks.models.seen_pictures import see_shard, shared_extractor_digest
 from tasks.paper_report.cache import ReportCache
-from tasks.training.shard_training import shared_backbone, shared_backbone_digest
+from tasks.training.shard_training import shared_backbone_digest
 from tasks.training.workers import report_progress
-
-_CHUNK = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,21 +34,18 @@ class References:
 
 
 def look_at_shard(cache: ReportCache, shard: int) -> Path:
-    """Compute, or find, one shard's features and embeddings. Reports "reference pictures". Run it in a process of one thread."""
+    """Find, or compute, one shard's features and embeddings. Reports "reference pictures". Run it in a process of one thread.
+
+    Features are always EfficientNet-Lite0's, also where the workspace's own gate uses another network.
+    """
     manifest = load_manifest(cache.ws, shard)
-    extractor = shared_extractor()
-    names = {"samples": samples_digest(manifest), "extractor": extractor.digest, "backbone": shared_backbone_digest()}
+    names = {"samples": samples_digest(manifest), "extractor": shared_extractor_digest(None), "backbone": shared_backbone_digest()}
     path = cache.folder / "features" / f"{json_digest(names)}.safetensors"
     if path.is_file():
         report_progress("reference pictures", len(manifest))
         return path
-    backbone = shared_backbone()
-    features, embeddings = [torch.empty(0, extractor.dimensions)], [torch.empty(0, backbone.clip.model.text_projection.shape[1])]
-    for chunk in load_pictures(cache.ws, manifest).split(_CHUNK):
-        features.append(extractor.extract(chunk))
-        embeddings.append(backbone.clip.embed_pictures(backbone.encode_pictures(chunk)))
-        report_progress("reference pictures", len(chunk))
-    cache.write(path, save({"features": torch.cat(features), "embeddings": torch.cat(embeddings)}))
+    seen = see_shard(cache.ws, shard, manifest, None)
+    cache.write(path, save({"features": seen.features, "embeddings": seen.embeddings}))
     return path
 
 
@@ -73,9 +66,3 @@ def write_centroids(cache: ReportCache, references: References, part: Part, num:
     if not path.is_file():
         cache.write(path, content)
     return digest, path
-
-
-@once
-def shared_extractor() -> NetworkFeatures:
-    """Loaded once a process. Always EfficientNet-Lite0, also where the workspace's own gate uses another."""
-    return load_efficientnet_lite0()

@@ -18,8 +18,8 @@ from cdm_core.composition.document import Composition
 from cdm_core.composition.serving import ComposedModel, load_composed_model
 from cdm_core.digests import Digest, json_digest
 from tasks.models.evaluation import PictureRequest, smallest_compositions
+from tasks.models.seen_pictures import shared_extractor, shared_extractor_digest
 from tasks.paper_report.cache import ReportCache
-from tasks.paper_report.references import shared_extractor
 from tasks.training.shard_training import shared_backbone
 from tasks.training.workers import report_progress
 
@@ -102,7 +102,7 @@ def read_made(cache: ReportCache, order: Order, code: Digest) -> Made:
 def _make_chunk(cache: ReportCache, model: Model, requests: tuple[PictureRequest, ...], code: Digest) -> None:
     loaded = _load(model.composition.to_bytes(), tuple(model.adapters.items()), tuple(model.centroids.items()), model.classifier)
     made = loaded.generate([request.caption for request in requests], [request.seed for request in requests])
-    features = shared_extractor().extract(made)
+    features = shared_extractor(None).extract(made)
     tensors: dict[str, torch.Tensor] = {}
     for row, request in enumerate(requests):
         tensors[f"{request.key}.picture"], tensors[f"{request.key}.features"] = made[row].clone(), features[row].clone()
@@ -131,7 +131,7 @@ def _merge(digest: Digest, adapter: AdapterTensors) -> torch.nn.Module:
 
 
 def _folder(cache: ReportCache, composition: Composition, code: Digest) -> Path:
-    extractor = shared_extractor().digest
+    extractor = shared_extractor_digest(None)
     return cache.folder / "pictures" / json_digest({"composition": composition.digest, "extractor": extractor, "code": code})
 
 
