@@ -87,8 +87,7 @@ def commit_data(ws: Workspace, shards: Iterable[int], message: str) -> Revision:
     paths = [str(path) for shard in shards for path in (ws.packs(shard), ws.manifest(shard))]
     with open_repo(ws) as repo:
         repo.add(paths)
-    revision = _commit(ws, message)
-    with open_repo(ws) as repo:
+        revision = _commit(ws, message)
         repo.push(paths)
     return revision
 
@@ -106,8 +105,7 @@ def commit_training(ws: Workspace, shards: Iterable[int], message: str) -> Revis
         repo.stage_cache.save = lambda stage: None
         for stage in stages:
             repo.commit(stage, force=True)
-    revision = _commit(ws, message)
-    with open_repo(ws) as repo:
+        revision = _commit(ws, message)
         repo.push(stages)
     return revision
 
