@@ -10,6 +10,7 @@ For sampling an adapter is merged into a copy of the network: one expert then co
 import copy
 import math
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,8 @@ from cdm_core.errors import VerificationError
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+_MERGING = Lock()
 
 AdapterTensors = dict[str, torch.Tensor]
 """peft's names → float32 tensors: `….lora_A.weight` and `….lora_B.weight`."""
@@ -78,11 +81,11 @@ def merge_adapter(backbone: Backbone, tensors: AdapterTensors | None) -> torch.n
         return backbone.network
     from peft.tuners.lora import LoraLayer
 
-    # As peft's `merge_and_unload`, bit for bit, which would have each expert attach an adapter of its own first: five times as long.
-    model = _mould(backbone, adapter_rank(tensors))
-    write_adapter(model, tensors)
-    merged = copy.deepcopy(backbone.network)
-    with torch.no_grad():
+    merged, rank = copy.deepcopy(backbone.network), adapter_rank(tensors)
+    # As peft's `merge_and_unload`, bit for bit (a test), for which each expert would attach an adapter of its own first: most of the time.
+    with _MERGING, torch.no_grad():
+        model = _mould(backbone, rank)
+        write_adapter(model, tensors)
         for name, layer in model.get_base_model().named_modules():
             if isinstance(layer, LoraLayer):
                 merged.get_parameter(f"{name}.weight").add_(layer.get_delta_weight("default"))
@@ -91,7 +94,7 @@ def merge_adapter(backbone: Backbone, tensors: AdapterTensors | None) -> torch.n
 
 @lru_cache(maxsize=1)
 def _mould(backbone: Backbone, rank: int) -> "PeftModel":
-    """An attached adapter that is overwritten by each that is merged."""
+    """An attached adapter that is overwritten by each that is merged; to be held with `_MERGING`."""
     return attach_adapter(backbone, rank)
 
 

@@ -17,7 +17,6 @@ import pandas as pd
 
 from cdm_core.digests import derive_seed, derive_uniform
 from cdm_core.settings import Settings, TrainingSettings
-from cdm_core.sharding.partition import assign, compute_owner_key
 from cdm_core.sharding.tiers import stage_rate
 from cdm_core.training import num_steps
 
@@ -121,33 +120,11 @@ def draw_trace(rows: pd.DataFrame, settings: Settings, num: int, seed: int) -> l
     return sorted(marks, key=lambda owner: (-marks[owner], owner))[:num]
 
 
-def redraw_owners(rows: pd.DataFrame, settings: Settings, number: int) -> pd.DataFrame:
-    """The rows with every owner under another key, and so in a shard and stage of chance, as if none had declared a tier.
-
-    What a trace costs depends on where a workspace's one secret has put its few large owners; draws, by their `number`, tell how much.
-    """
-    secret = f"redraw {number}".encode()
-    keys = {owner: compute_owner_key(secret, owner) for owner in map(str, rows["owner_key"].unique())}
-    owner_key = [keys[owner] for owner in map(str, rows["owner_key"])]
-    places = {key: assign(key, None, settings.partition) for key in keys.values()}
-    shard, stage = ([places[key][column] for key in owner_key] for column in (0, 1))
-    return rows.assign(owner_key=owner_key, shard=shard, stage=stage)
-
-
-def count_requests(rules: SideRules, rows: pd.DataFrame, trace: Sequence[str]) -> list[int]:
-    """Steps of each request of a trace, carried out one after the other."""
+def count_groups(rules: SideRules, rows: pd.DataFrame, trace: Sequence[str], batch: int) -> list[int]:
+    """Steps of each group of a trace that is carried out `batch` requests at a time."""
     steps = []
-    for owner in trace:
-        steps.append(rules.count_steps(rules.forget(rows, [owner])))
-        rows = rows[rows["owner_key"] != owner]
-    return steps
-
-
-def count_trace(rules: SideRules, rows: pd.DataFrame, trace: Sequence[str], batch: int) -> int:
-    """Steps of a whole trace carried out `batch` requests at a time."""
-    total = 0
     for start in range(0, len(trace), batch):
         group = trace[start : start + batch]
-        total += rules.count_steps(rules.forget(rows, group))
+        steps.append(rules.count_steps(rules.forget(rows, group)))
         rows = rows[~rows["owner_key"].isin(group)]
-    return total
+    return steps

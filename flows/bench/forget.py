@@ -8,12 +8,13 @@ forget takes, with the stop, the evaluation and the purge, is `total_seconds` of
 A trace draws owners without replacement, the likeliest first on average: the longer it is, the colder the owners that are left, and the
 dearer the next request. So steps are also told for the first 10, 20, 40 requests, one at a time.
 
-All of that is of the workspace's own secret, which has put a few large owners into some shard and stage. So Lethe's share of the monolith's
-steps is counted under other secrets, too, with a trace of each: median, least and most.
+All of that is of the workspace's own secret. So Lethe's share of the monolith's steps is counted under other secrets, too
+(`cdm_core.sharding.redraws`): median, least and most.
 """
 
-import statistics
 from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 
 import pandas as pd
@@ -21,16 +22,8 @@ from rich.table import Table
 
 from cdm_core.errors import InvalidInputError
 from cdm_core.settings import Settings
-from cdm_core.sharding.retraining_sides import (
-    SIDES,
-    Side,
-    SideRules,
-    count_requests,
-    count_trace,
-    draw_trace,
-    mean_passes,
-    redraw_owners,
-)
+from cdm_core.sharding.redraws import spread_shares
+from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_groups, draw_trace, mean_passes
 from flows.console import progress_bars, stdout
 from tasks.files import write_atomically
 from tasks.plots.forget_plot import draw_forget_plot
@@ -71,7 +64,7 @@ def run_bench_forget(
                 seconds[batch, side] += time_retrainings(pool, ws, rules[side], rows, rules[side].forget(rows, group))
     by_batch: dict[str, list[Row]] = {}
     for batch in batches:
-        steps = {side: count_trace(rules[side], rows, trace, batch) for side in SIDES}
+        steps = {side: sum(count_groups(rules[side], rows, trace, batch)) for side in SIDES}
         by_batch[str(batch)] = [
             {
                 "name": side,
@@ -96,7 +89,7 @@ def run_bench_forget(
         "sides": by_batch[str(batches[0])],
         "by_batch": by_batch,
         "by_requests": _count_beginnings(rules, rows, trace),
-        "redraws": _count_redraws(rows, settings, requests, seed, redraws),
+        "redraws": _spread(rows, settings, requests, seed, redraws),
     }
     if plot is not None:
         write_atomically(plot.resolve(), draw_forget_plot({batch: by_batch[str(batch)] for batch in batches}))
@@ -109,31 +102,22 @@ def _beginnings(requests: int) -> list[int]:
 
 
 def _count_beginnings(rules: Mapping[Side, SideRules], rows: pd.DataFrame, trace: list[str]) -> dict[str, list[Row]]:
-    each = {side: count_requests(side_rules, rows, trace) for side, side_rules in rules.items()}
-    beginnings: dict[str, list[Row]] = {}
-    for num in _beginnings(len(trace)):
-        monolith = sum(each["monolith"][:num])
-        beginnings[str(num)] = [
-            {"name": side, "steps": sum(steps[:num]), "steps_share": sum(steps[:num]) / monolith} for side, steps in each.items()
+    totals = {side: list(accumulate(count_groups(of_side, rows, trace, 1))) for side, of_side in rules.items()}
+    return {
+        str(num): [
+            {"name": side, "steps": steps[num - 1], "steps_share": steps[num - 1] / totals["monolith"][num - 1]}
+            for side, steps in totals.items()
         ]
-    return beginnings
+        for num in _beginnings(len(trace))
+    }
 
 
-def _count_redraws(rows: pd.DataFrame, settings: Settings, requests: int, seed: int, redraws: int) -> Document:
-    """Lethe's share of the monolith's steps, one request at a time, under `redraws` other secrets."""
-    shares: dict[str, list[float]] = {str(num): [] for num in _beginnings(requests)}
+def _spread(rows: pd.DataFrame, settings: Settings, requests: int, seed: int, redraws: int) -> Document:
     with progress_bars({"other secrets": redraws} if redraws else {}) as advance:
-        for number in range(redraws):
-            redrawn = redraw_owners(rows, settings, number)
-            trace, passes = draw_trace(redrawn, settings, requests, seed), mean_passes(redrawn, settings)
-            ours, whole = (
-                count_requests(SideRules(side=side, settings=settings, passes=passes), redrawn, trace) for side in ("lethe", "monolith")
-            )
-            for num, of_beginning in shares.items():
-                of_beginning.append(sum(ours[: int(num)]) / sum(whole[: int(num)]))
-            advance("other secrets", 1)
-    spread = {num: {"median": statistics.median(of), "least": min(of), "most": max(of)} for num, of in shares.items() if of}
-    return {"count": redraws, "by_requests": spread}
+        spread = spread_shares(
+            rows, settings, _beginnings(requests), seed=seed, redraws=redraws, on_redraw=lambda: advance("other secrets", 1)
+        )
+    return {"count": redraws, "by_requests": {str(num): asdict(of) for num, of in spread.items()}}
 
 
 def print_forget_table(document: Document) -> None:

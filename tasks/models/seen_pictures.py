@@ -46,16 +46,17 @@ def look_at_shard(workspace: Workspace, shard: int, manifest: pd.DataFrame) -> S
 
 def see_shard(workspace: Workspace, shard: int, manifest: pd.DataFrame, inception_weights: str | None) -> SeenPictures:
     """The same through these features' network, and nothing is written. Reports progress as "reference pictures"."""
-    extractor = shared_extractor(inception_weights)
     kept = _read_kept(workspace, shard, manifest, inception_weights)
     missing = manifest[~manifest["sample_id"].isin(kept)].drop_duplicates("sample_id")
     report_progress("reference pictures", len(manifest) - len(missing))
-    kept |= _look_at(workspace, missing, extractor)
+    kept |= _look_at(workspace, missing, inception_weights)
     rows = [kept[sample_id] for sample_id in manifest["sample_id"]]
-    return SeenPictures(
-        features=torch.stack([features for features, _ in rows]) if rows else torch.empty(0, extractor.dimensions),
-        embeddings=torch.stack([embedding for _, embedding in rows]) if rows else torch.empty(0, EMBEDDING_WIDTH),
-    )
+    if not rows:
+        return SeenPictures(
+            features=torch.empty(0, shared_extractor(inception_weights).dimensions), embeddings=torch.empty(0, EMBEDDING_WIDTH)
+        )
+    features, embeddings = (torch.stack(column) for column in zip(*rows, strict=True))
+    return SeenPictures(features=features, embeddings=embeddings)
 
 
 def seen_file(workspace: Workspace, shard: int, manifest: pd.DataFrame) -> Path:
@@ -102,10 +103,10 @@ def _read_kept(
     return kept
 
 
-def _look_at(workspace: Workspace, rows: pd.DataFrame, extractor: FeatureExtractor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _look_at(workspace: Workspace, rows: pd.DataFrame, inception_weights: str | None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     if rows.empty:
         return {}
-    backbone = shared_backbone()
+    backbone, extractor = shared_backbone(), shared_extractor(inception_weights)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     for chunk in load_pictures(workspace, rows.reset_index(drop=True)).split(_CHUNK):
         seen += zip(extractor.extract(chunk), backbone.clip.embed_pictures(backbone.encode_pictures(chunk)), strict=True)

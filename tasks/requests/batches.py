@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import cast
 
 from cdm_core.digests import Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError
@@ -145,7 +144,6 @@ def close_members(case: Case) -> None:
     composition = load_composition(case.ws, candidate.composition)
     records = sign_records(case.ws, "closing", composition, version=candidate.version, now=utc_now(), contents=contents)
     common: dict[str, Json] = {
-        "status": status,
         "stop_seconds": stopped["seconds"],
         **measured(case),
         "stopped_version": stopped["version"],
@@ -158,7 +156,7 @@ def close_members(case: Case) -> None:
     }
     for (member, _), record in zip(waiting, records, strict=True):
         log_record(case.ws, str(common["mlflow_run_id"]), record)
-        _close_member(member, record, names, common)
+        _close_member(member, record, status, names, common)
 
 
 def requests_of(case: Case) -> list[str]:
@@ -251,16 +249,16 @@ def _describe_member(case: Case, request: Mapping[str, Json], status: Status) ->
     }
 
 
-def _close_member(case: Case, record: Path, earlier: Sequence[Json], common: Mapping[str, Json]) -> None:
+def _close_member(case: Case, record: Path, status: Status, earlier: Sequence[Json], common: Mapping[str, Json]) -> None:
     """Answer a member: what is common to the batch, and its own."""
     ledger = Ledger(case.ws)
     answer: dict[str, Json] = {
         "request_id": case.request_id,
+        "status": status,
         "total_seconds": (utc_now() - _stored(case).received_at).total_seconds(),
         **common,
         "audit_records": [str(case.ws.records / str(name)) for name in (*earlier, record.name)],
     }
-    status = cast(Status, common["status"])
     erase_plan(case.ws, case.request_id)
     ledger.append("closed", case.request_id, {"record": record.name, "batch": common["batch"]}, utc_now())
     ledger.set_status(case.request_id, status, answer)

@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -59,6 +61,16 @@ def test_merged_weights_are_those_of_peft_bit_for_bit_whatever_was_merged_before
     assert set(merged) == set(expected)
     assert all(torch.equal(merged[name], expected[name]) for name in expected)
     assert all(merged[name].stride() == frozen.network.state_dict()[name].stride() for name in merged)
+
+
+def test_threads_that_merge_at_once_get_each_its_own_expert() -> None:
+    backbone = tiny_backbone()
+    adapters = [make_adapter(seed) for seed in range(8)]
+    alone = [merge_adapter(backbone, adapter).state_dict() for adapter in adapters]
+    with ThreadPoolExecutor(4) as pool:
+        together = [network.state_dict() for network in pool.map(partial(merge_adapter, backbone), adapters)]
+    for expected, found in zip(alone, together, strict=True):
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_without_an_adapter_the_expert_is_the_backbone_itself() -> None:

@@ -4,17 +4,7 @@ import pandas as pd
 import pytest
 
 from cdm_core.settings import Settings, parse_settings
-from cdm_core.sharding.partition import OwnerKey, assign
-from cdm_core.sharding.retraining_sides import (
-    SIDES,
-    Side,
-    SideRules,
-    count_requests,
-    count_trace,
-    draw_trace,
-    mean_passes,
-    redraw_owners,
-)
+from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_groups, draw_trace, mean_passes
 
 PARAMETERS = b"""
 shard_ids: [0, 1]
@@ -79,8 +69,16 @@ def test_sisa_trains_each_stage_on_all_data_up_to_it(settings: Settings, rows: p
 def test_what_is_carried_out_together_is_retrained_once(settings: Settings, rows: pd.DataFrame) -> None:
     for side in SIDES:
         rules = rules_of(side, settings, rows)
-        assert count_trace(rules, rows, ["a", "b", "c"], 3) == rules.count_steps(rules.forget(rows, ["a", "b", "c"]))
-        assert count_trace(rules, rows, ["a", "b", "c"], 3) <= count_trace(rules, rows, ["a", "b", "c"], 1)
+        together, alone = (count_groups(rules, rows, ["a", "b", "c"], batch) for batch in (3, 1))
+        assert together == [rules.count_steps(rules.forget(rows, ["a", "b", "c"]))]
+        assert len(alone) == 3
+        assert sum(together) <= sum(alone)
+
+
+def test_a_group_that_is_gone_is_not_trained_on_by_the_next(settings: Settings, rows: pd.DataFrame) -> None:
+    rules = rules_of("cdm", settings, rows)
+    left = rows[~rows["owner_key"].isin(["a", "c"])]
+    assert count_groups(rules, rows, ["a", "c", "d"], 2)[1] == rules.count_steps(rules.forget(left, ["d"]))
 
 
 def test_owners_withdraw_as_often_as_their_tier_does(settings: Settings, rows: pd.DataFrame) -> None:
@@ -91,24 +89,3 @@ def test_owners_withdraw_as_often_as_their_tier_does(settings: Settings, rows: p
     assert sorted(draw_trace(rows, settings, 4, 0)) == list("abcd")
     with pytest.raises(ValueError, match="5 requests need as many owners; there are 4"):
         draw_trace(rows, settings, 5, 0)
-
-
-def test_the_requests_of_a_trace_add_up(settings: Settings, rows: pd.DataFrame) -> None:
-    for side in SIDES:
-        rules = rules_of(side, settings, rows)
-        each = count_requests(rules, rows, ["d", "a", "b"])
-        assert len(each) == 3
-        assert sum(each) == count_trace(rules, rows, ["d", "a", "b"], 1)
-
-
-def test_redrawn_owners_keep_their_samples_and_are_placed_by_their_new_keys(settings: Settings, rows: pd.DataFrame) -> None:
-    draws = [redraw_owners(rows, settings, number) for number in range(20)]
-    for redrawn in draws:
-        owners = redrawn.groupby("owner_key")[["shard", "stage"]].agg(["nunique", "first", "size"])
-        assert sorted(owners["shard", "size"]) == sorted(num for _, _, num in OWNERS.values())
-        assert set(owners["shard", "nunique"]) == set(owners["stage", "nunique"]) == {1}
-        assert {(shard, stage) for shard, stage in zip(redrawn["shard"], redrawn["stage"], strict=True)} == {
-            assign(OwnerKey(str(owner)), None, settings.partition) for owner in redrawn["owner_key"]
-        }
-    assert redraw_owners(rows, settings, 3).equals(draws[3])
-    assert len({tuple(redrawn["shard"]) for redrawn in draws}) > 1
