@@ -5,12 +5,12 @@
  3. Plan what will be retrained, reused and erased; the plan is kept until the request is closed.
  4. Approval: the registered issuer's signature over the request is all that policy asks for here.
  5. Stop: compose each hit shard's last clean checkpoint, sign, log, promote. From here on nothing served uses the data.
- 6. Commit packs and manifests without the samples (git + DVC).
+ 6. Take the samples out of packs and manifests; commit that (git + DVC), which goes on beside what follows.
  7. Retrain the hit shards' tainted stages, shards in parallel, and the classifier of the non-local method, if there is one, whichever
     shards are hit. Meanwhile recompute centroids and reference moments, draw what the gate will ask of the model that served before, and
     take the losses of the adapters before on what is erased.
- 8. Evaluate: the quality gate between what served before and the candidate. Beside it, membership inference: evidence, which no decision
-    asks.
+ 8. Evaluate: the quality gate between what served before and the candidate. Beside it, commit the adapters, register the candidate, and
+    look for traces, by membership inference and nearest neighbours: evidence, which no decision asks.
  9. Sign the decision and log it to MLflow; then promote, or leave the stopped composition serving and ask a person.
 10. Suppress what was erased; purge every store, and list each again.
 11. Sign the closing record with the counts, and answer.
@@ -19,6 +19,9 @@ Compliance never waits for quality: steps 10 and 11 follow whatever the verdict.
 the same `lethe submit`: what the ledger holds as done is read there, and a step that was cut short finds what it had made by digest.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, task
@@ -27,9 +30,10 @@ from prefect.cache_policies import NO_CACHE
 from cdm_core.composition.document import Composition
 from cdm_core.digests import Digest, Json
 from cdm_core.evaluation.membership import Membership
-from cdm_core.evaluation.quality_gate import GateResult
-from flows.steps import describe, evaluate, evaluation_pictures, generate, train
-from tasks.deletion import attacking, forgetting, purging
+from cdm_core.evaluation.neighbours import Neighbours
+from flows.steps import describe, evaluation_pictures, generate, judge, start_training
+from tasks.deletion import forgetting, purging
+from tasks.deletion.attacking import find_neighbours_of, queue_attack, recall_losses_of
 from tasks.deletion.membership import Recalled
 from tasks.evidence.traces import describe_traces
 from tasks.ledger.case import Case, Served
@@ -52,20 +56,54 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
         return wait(root, request_id)
     stop(root, request_id)  # 5
     remove(root, request_id)  # 6
-    training = [train.submit(root, shard.shard) for shard in plan.shards]  # 7
+    retrained = retrain(root, request_id, [shard.shard for shard in plan.shards])  # 7
+    recording = commit_adapters.submit(root, request_id, retrained.shards)
+    if awaits_decision(root, request_id):
+        judged = evaluate(root, request_id, retrained)  # 8
+        decide(root, request_id, judged, retrained)  # 9
+    recording.result()
+    purge(root, request_id, retrained.descriptions)  # 10
+    return close(root, request_id)  # 11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrained:
+    """What step 7 leaves: the hit shards, every shard's description, the classifier, and losses of the adapters before."""
+
+    shards: list[TrainedShard]
+    descriptions: list[ShardDescription]
+    classifier: Digest | None
+    recalled: Recalled
+
+
+def retrain(root: str, request_id: str, shards: Sequence[int]) -> Retrained:
+    """Step 7, and the commit of step 6; all at once, as far as there are cores."""
+    committing = commit_removal.submit(root, request_id)
+    training = start_training(root, shards)
     describing = [describe.submit(root, shard) for shard in Workspace(Path(root)).settings().shard_ids]
     classifying, recalling = retrain_classifier.submit(root), recall.submit(root, request_id)
     drawing = [generate.submit(root, serving) for serving in served_before(root, request_id)]
-    trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
-    classifier, _ = classifying.result(), [future.result() for future in drawing]
-    if awaits_decision(root, request_id):
-        before, candidate = compose_candidate(root, request_id, trained, descriptions)
-        attack_future = attack.submit(root, request_id, candidate, recalling, return_state=False)  # Prefect waits for the losses
-        gate = evaluate(root, before, candidate, descriptions)  # 8
-        decide(root, request_id, before, candidate, gate, trained, classifier, attack_future.result())  # 9
-    recalling.wait()
-    purge(root, request_id, descriptions)  # 10
-    return close(root, request_id)  # 11
+    retrained = Retrained(
+        shards=[future.result() for future in training],
+        descriptions=[future.result() for future in describing],
+        classifier=classifying.result(),
+        recalled=recalling.result(),
+    )
+    committing.result(), [future.result() for future in drawing]
+    return retrained
+
+
+def evaluate(root: str, request_id: str, retrained: Retrained) -> Judged:
+    """Step 8. What takes longest comes first."""
+    before, candidate = compose_candidate(root, request_id, retrained.shards, retrained.descriptions)
+    attacked = attack.submit(queue_attack(_case(root, request_id), candidate, retrained.recalled))
+    registering = register.submit(root, request_id, candidate)
+    generate(root, candidate)
+    looking = look_at_neighbours.submit(root, request_id, before, candidate)
+    gate = judge(root, before, candidate, retrained.descriptions)
+    registering.result()
+    traces = describe_traces(attacked.result(), looking.result())
+    return Judged(before=before, candidate=candidate, gate=gate, pictures=evaluation_pictures(root), traces=traces)
 
 
 @task(cache_policy=NO_CACHE)
@@ -90,9 +128,21 @@ def stop(root: str, request_id: str) -> Served:
 
 
 @task(cache_policy=NO_CACHE)
-def remove(root: str, request_id: str) -> str:
+def remove(root: str, request_id: str) -> None:
+    """Take the samples out of packs and manifests."""
+    forgetting.remove_data(_case(root, request_id))
+
+
+@task(cache_policy=NO_CACHE)
+def commit_removal(root: str, request_id: str) -> str:
     """Commit packs and manifests without the samples; returns the data revision."""
-    return forgetting.remove_data(_case(root, request_id))
+    return forgetting.commit_removal(_case(root, request_id))
+
+
+@task(cache_policy=NO_CACHE)
+def commit_adapters(root: str, request_id: str, trained: list[TrainedShard]) -> None:
+    """Commit the retrained adapters to DVC."""
+    forgetting.commit_adapters(_case(root, request_id), trained)
 
 
 @task(cache_policy=NO_CACHE)
@@ -105,38 +155,38 @@ def retrain_classifier(root: str) -> Digest | None:
 def compose_candidate(
     root: str, request_id: str, trained: list[TrainedShard], descriptions: list[ShardDescription]
 ) -> tuple[Composition, Composition]:
-    """(what served before, the candidate); the retrained adapters are committed to DVC."""
+    """(what served before, the candidate)."""
     return forgetting.compose_candidate(_case(root, request_id), trained, descriptions)
 
 
 @task(cache_policy=NO_CACHE)
 def recall(root: str, request_id: str) -> Recalled:
     """Losses of the adapters before, while their data can still be read."""
-    return attacking.recall(_case(root, request_id))
+    return recall_losses_of(_case(root, request_id))
 
 
 @task(cache_policy=NO_CACHE)
-def attack(root: str, request_id: str, candidate: Composition, recalled: Recalled) -> Membership | str:
+def attack(queued: Future[Membership | str]) -> Membership | str:
     """Membership inference before and after, or why there is none."""
-    return attacking.attack(_case(root, request_id), candidate, recalled)
+    return queued.result()
 
 
 @task(cache_policy=NO_CACHE)
-def decide(
-    root: str,
-    request_id: str,
-    before: Composition,
-    candidate: Composition,
-    gate: GateResult,
-    trained: list[TrainedShard],
-    classifier: Digest | None,
-    attacked: Membership | str,
-) -> Served:
+def look_at_neighbours(root: str, request_id: str, before: Composition, candidate: Composition) -> Neighbours | str:
+    """Nearest neighbours of the evaluation pictures before and after, or why there are none."""
+    return find_neighbours_of(_case(root, request_id), before, candidate, evaluation_pictures(root))
+
+
+@task(cache_policy=NO_CACHE)
+def register(root: str, request_id: str, candidate: Composition) -> int:
+    """Register the candidate's files with MLflow ahead of the decision, which names the version."""
+    return forgetting.register_candidate(_case(root, request_id), candidate)
+
+
+@task(cache_policy=NO_CACHE)
+def decide(root: str, request_id: str, judged: Judged, retrained: Retrained) -> Served:
     """Sign and log the decision, then promote on a pass; a side effect, done once."""
-    case, pictures = _case(root, request_id), evaluation_pictures(root)
-    traces = describe_traces(attacked, attacking.look_at_neighbours(case, before, candidate, pictures))
-    judged = Judged(before=before, candidate=candidate, gate=gate, pictures=pictures, traces=traces)
-    return forgetting.decide_forgotten(case, judged, trained, classifier)
+    return forgetting.decide_forgotten(_case(root, request_id), judged, retrained.shards, retrained.classifier)
 
 
 @task(cache_policy=NO_CACHE)

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from cdm_core.composition.document import Composition
 from cdm_core.digests import Json
 from cdm_core.evaluation.quality_gate import GateResult
-from flows.steps import describe, evaluate, evaluation_pictures, train
+from flows.steps import describe, evaluate, evaluation_pictures, start_training
 from tasks.data.manifest_store import load_manifests
 from tasks.ledger.case import Case, Served
 from tasks.models import learning
@@ -27,7 +27,7 @@ from tasks.workspace import Workspace
 @flow(name="learn")
 def learn(root: str, request_id: str, shard: int) -> dict[str, Json]:
     """Teach `shard` the samples that were stored for it; run it inside a worker pool. Returns the answer of `lethe learn`."""
-    training = train.submit(root, shard)  # 3
+    [training] = start_training(root, [shard])  # 3
     describing = [describe.submit(root, number) for number in Workspace(Path(root)).settings().shard_ids]
     trained, descriptions = training.result(), [future.result() for future in describing]
     if _case(root, request_id).find("decided") is None:

@@ -4,10 +4,13 @@ Parameters are paths, numbers and digests. Nothing is cached by Prefect: every s
 side effect that was answered from a cache would not have happened.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 
 from cdm_core.composition.document import Composition
 from cdm_core.evaluation.quality_gate import GateResult
@@ -27,10 +30,16 @@ from tasks.training.workers import active_pool
 from tasks.workspace import Workspace
 
 
+def start_training(root: str, shards: Sequence[int]) -> list[PrefectFuture[TrainedShard]]:
+    """Have the shards trained ahead of all that the workers are asked afterwards: nothing takes longer."""
+    queued = [active_pool().submit(train_shard, Workspace(Path(root)), shard) for shard in shards]
+    return [train.submit(shard, training) for shard, training in zip(shards, queued, strict=True)]
+
+
 @task(task_run_name="train shard {shard}", cache_policy=NO_CACHE)
-def train(root: str, shard: int) -> TrainedShard:
+def train(shard: int, training: Future[TrainedShard]) -> TrainedShard:
     """Train one shard from its last clean checkpoint, in a worker process."""
-    return active_pool().submit(train_shard, Workspace(Path(root)), shard).result()
+    return training.result()
 
 
 @task(task_run_name="describe shard {shard}", cache_policy=NO_CACHE)
@@ -45,25 +54,25 @@ def measure(root: str, shard: int) -> AdapterGain:
     return active_pool().submit(measure_gain, Workspace(Path(root)), shard).result()
 
 
-@task(cache_policy=NO_CACHE)
 def evaluate(root: str, before: Composition, after: Composition, descriptions: list[ShardDescription]) -> GateResult:
     """Generate what neither side has in its cache, then judge `after` against `before`."""
-    ws, pool = Workspace(Path(root)), active_pool()
-    pictures = evaluation_pictures(root)
     for composition in (before, after):
-        _fill_cache(ws, composition, pictures)
-    moments = [description.moments_file for description in descriptions]
-    return pool.submit(judge_compositions, ws, before, after, pictures, moments).result()
+        generate(root, composition)
+    return judge(root, before, after, descriptions)
 
 
 @task(cache_policy=NO_CACHE)
 def generate(root: str, composition: Composition) -> None:
-    """Generate what evaluation will ask of a composition, while others train."""
-    _fill_cache(Workspace(Path(root)), composition, evaluation_pictures(root))
+    """Generate what evaluation asks of a composition and the cache lacks, in worker processes."""
+    ws = Workspace(Path(root))
+    generate_for(active_pool(), ws, composition, adapter_files(ws, composition), centroid_files(ws, composition), evaluation_pictures(root))
 
 
-def _fill_cache(ws: Workspace, composition: Composition, pictures: list[PictureRequest]) -> None:
-    generate_for(active_pool(), ws, composition, adapter_files(ws, composition), centroid_files(ws, composition), pictures)
+@task(cache_policy=NO_CACHE)
+def judge(root: str, before: Composition, after: Composition, descriptions: list[ShardDescription]) -> GateResult:
+    """Judge `after` against `before` by what was generated, in a worker process."""
+    moments = [description.moments_file for description in descriptions]
+    return active_pool().submit(judge_compositions, Workspace(Path(root)), before, after, evaluation_pictures(root), moments).result()
 
 
 def evaluation_pictures(root: str) -> list[PictureRequest]:

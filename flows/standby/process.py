@@ -35,13 +35,7 @@ def wait_for_job(ws: Workspace) -> None:
     """Load everything, wait for one command, carry it out, tell its exit code."""
     configure_libraries()
     loaded = _describe_code()  # first: what changes while it loads counts as changed
-    for name in _LOADED:
-        import_module(name)
-    from tasks.models.model_registry import rehearse_registration
-
-    _prepare_workers(ws)
-    with tempfile.TemporaryDirectory() as folder:
-        rehearse_registration(Path(folder))
+    _prepare(ws)
     connection = _accept_one(ws)
     with connection:
         received = receive_job(connection)
@@ -58,15 +52,19 @@ def wait_for_job(ws: Workspace) -> None:
             send_message(connection, {"exit_code": code})
 
 
-def _prepare_workers(ws: Workspace) -> None:
-    """Have the workers' processes wait, too, with the networks that today's `params.yaml` names."""
-    from tasks.models.rehearsal import rehearse_models
+def _prepare(ws: Workspace) -> None:
+    """Load what a command needs, and have the workers' processes wait, too, with the networks that today's `params.yaml` names."""
     from tasks.training.workers import load_workers, prepare_pool
 
-    try:
+    load_workers()  # first: it goes on beside the rest
+    for name in _LOADED:
+        import_module(name)
+    from tasks.models.rehearsal import rehearse_models, rehearse_stores
+
+    with suppress(LetheError, OSError, BrokenProcessPool):  # whoever calls hears of it from the command itself
+        with tempfile.TemporaryDirectory() as folder:
+            rehearse_stores(Path(folder))
         prepare_pool(partial(rehearse_models, ws.settings()))
-    except (LetheError, OSError, BrokenProcessPool):  # whoever calls hears of it from the command itself
-        load_workers()
 
 
 def _accept_one(ws: Workspace) -> socket.socket:

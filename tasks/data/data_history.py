@@ -3,14 +3,13 @@
 Reads references only; whether an object still exists, and what a directory object lists, is the stores' matter (`tasks.deletion.erasure`).
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TypedDict
 
 import yaml
 
-from tasks.data.git import run_git
+from tasks.data.git import read_blobs, run_git
 from tasks.workspace import Workspace
 
 
@@ -32,6 +31,9 @@ class _Stage(TypedDict, total=False):
     outs: list[_Entry]
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it: a history has hundreds of files
+
+
 class _DataFile(TypedDict, total=False):
     """What is read of a `.dvc` file (outs) and of `dvc.lock` (stages)."""
 
@@ -41,8 +43,7 @@ class _DataFile(TypedDict, total=False):
 
 def references_now(ws: Workspace) -> set[Reference]:
     """References of the checked-out revision."""
-    names = run_git(ws.root, "ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")
-    return {reference for name in _data_files(names) for reference in parse_references(name, run_git(ws.root, "show", f"HEAD:{name}"))}
+    return {reference for name, content in _data_files_at(ws, "HEAD") for reference in parse_references(name, content)}
 
 
 def outputs_at(ws: Workspace, revision: str) -> dict[str, str]:
@@ -50,10 +51,9 @@ def outputs_at(ws: Workspace, revision: str) -> dict[str, str]:
 
     What `dvc.lock` names as a stage's inputs isn't asked: between a change of data and the retraining those are the inputs of before.
     """
-    names = run_git(ws.root, "ls-tree", "-r", "-z", "--name-only", revision).split("\0")
     outputs: dict[str, str] = {}
-    for name in _data_files(names):
-        document: _DataFile = yaml.safe_load(run_git(ws.root, "show", f"{revision}:{name}")) or {}
+    for name, content in _data_files_at(ws, revision):
+        document = _parse(content)
         entries = [*document.get("outs", []), *(entry for stage in document.get("stages", {}).values() for entry in stage.get("outs", []))]
         outputs |= {str(PurePosixPath(name).parent / entry["path"]): entry["md5"] for entry in entries if "md5" in entry}
     return outputs
@@ -61,17 +61,15 @@ def outputs_at(ws: Workspace, revision: str) -> dict[str, str]:
 
 def references_ever(ws: Workspace) -> set[Reference]:
     """References of every revision that git can still reach, by branches, tags or the log of where they have been."""
-    found: set[Reference] = set()
-    for line in run_git(ws.root, "rev-list", "--all", "--reflog", "--objects").splitlines():
-        blob, _, name = line.partition(" ")
-        if list(_data_files([name])):
-            found |= parse_references(name, run_git(ws.root, "cat-file", "blob", blob))
-    return found
+    objects = (line.partition(" ") for line in run_git(ws.root, "rev-list", "--all", "--reflog", "--objects").splitlines())
+    blobs = [(blob, name) for blob, _, name in objects if _is_data_file(name)]
+    contents = read_blobs(ws.root, [blob for blob, _ in blobs])
+    return {reference for (_, name), content in zip(blobs, contents, strict=True) for reference in parse_references(name, content)}
 
 
 def parse_references(name: str, content: str) -> set[Reference]:
     """References in one `.dvc` file or `dvc.lock`; `name` is its path, which those inside are relative to."""
-    document: _DataFile = yaml.safe_load(content) or {}
+    document = _parse(content)
     entries = list(document.get("outs", []))
     for stage in document.get("stages", {}).values():
         entries += stage.get("deps", []) + stage.get("outs", [])
@@ -79,6 +77,16 @@ def parse_references(name: str, content: str) -> set[Reference]:
     return {Reference(path=str(folder / entry["path"]), object_id=entry["md5"]) for entry in entries if "md5" in entry}
 
 
-def _data_files(names: Iterable[str]) -> Iterator[str]:
+def _data_files_at(ws: Workspace, revision: str) -> list[tuple[str, str]]:
+    """(path, content) of each at a revision."""
+    names = list(filter(_is_data_file, run_git(ws.root, "ls-tree", "-r", "-z", "--name-only", revision).split("\0")))
+    return list(zip(names, read_blobs(ws.root, [f"{revision}:{name}" for name in names]), strict=True))
+
+
+def _is_data_file(name: str) -> bool:
     # By suffix, since `.dvc` alone is DVC's own folder.
-    return (name for name in names if PurePosixPath(name).suffix == ".dvc" or PurePosixPath(name).name == "dvc.lock")
+    return PurePosixPath(name).suffix == ".dvc" or PurePosixPath(name).name == "dvc.lock"
+
+
+def _parse(content: str) -> _DataFile:
+    return yaml.load(content, Loader=_LOADER) or {}  # both are safe loaders

@@ -86,7 +86,7 @@ def commit_data(ws: Workspace, shards: Iterable[int], message: str) -> Revision:
     """
     paths = [str(path) for shard in shards for path in (ws.packs(shard), ws.manifest(shard))]
     with open_repo(ws) as repo:
-        repo.add(paths)
+        repo.add(paths, relink=False)
         revision = _commit(ws, message)
         repo.push(paths)
     return revision
@@ -104,7 +104,7 @@ def commit_training(ws: Workspace, shards: Iterable[int], message: str) -> Revis
         # Nothing was run by DVC, so there is no run for it to remember (and to erase later).
         repo.stage_cache.save = lambda stage: None
         for stage in stages:
-            repo.commit(stage, force=True)
+            repo.commit(stage, force=True, relink=False)
         revision = _commit(ws, message)
         repo.push(stages)
     return revision

@@ -1,6 +1,11 @@
-"""The manifests of a workspace on disk: one Parquet file a shard."""
+"""The manifests of a workspace on disk: one Parquet file a shard.
+
+A flow asks for the same manifests at most of its steps, so what the last files said is kept; a file is read each time, and parsed and
+checked again if its bytes are others.
+"""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import pandas as pd
 
@@ -30,10 +35,7 @@ def load_manifest(ws: Workspace, shard: int) -> pd.DataFrame:
     path = ws.manifest(shard)
     if not path.is_file():
         raise StateError(f"{path}: no such manifest; get it with: dvc pull")
-    frame = decode_manifest(path.read_bytes(), str(path))
-    if not (frame["shard"] == shard).all():
-        raise InvalidInputError(f"{path}: holds rows of another shard")
-    return frame
+    return _decode(path.read_bytes(), str(path), shard).copy(deep=False)  # pandas copies what a caller changes
 
 
 def save_manifest(ws: Workspace, shard: int, frame: pd.DataFrame) -> None:
@@ -54,3 +56,11 @@ def count_samples(manifests: Mapping[int, pd.DataFrame]) -> int:
 def count_owners(manifests: Mapping[int, pd.DataFrame]) -> int:
     """Owners of all shards; an owner's samples all lie in one."""
     return sum(frame["owner_key"].nunique() for frame in manifests.values())
+
+
+@lru_cache(maxsize=64)
+def _decode(content: bytes, source: str, shard: int) -> pd.DataFrame:
+    frame = decode_manifest(content, source)
+    if not (frame["shard"] == shard).all():
+        raise InvalidInputError(f"{source}: holds rows of another shard")
+    return frame

@@ -1,4 +1,4 @@
-"""Steps 2 to 7 of the forget flow: plan, stop, remove, compose the candidate. `flows.forget` gives their order.
+"""Steps 2 to 9 of the forget flow: plan, stop, remove, commit, compose and decide on the candidate. `flows.forget` gives their order.
 
 The ledger says what has happened. A step's entry follows its effect, so a flow that was cut short does its last step again, and every
 step finds by digest or step key what it made before.
@@ -22,7 +22,7 @@ from tasks.deletion.suppression import refuse_resurrected
 from tasks.ledger.case import Case, Served, read_served
 from tasks.ledger.store import Ledger
 from tasks.models.compositions import expert_of, load_composition, replace_experts, save_composition
-from tasks.models.deciding import Judged, Work, audit_run, decide
+from tasks.models.deciding import Judged, Work, audit_run, decide, register_for_decision
 from tasks.models.evaluation import ShardDescription, centroids_file, prefix_rows
 from tasks.models.release import adapters_by_shard, champion_composition, log_stop, manifest_digests, promote_version, register, sign_record
 from tasks.plans.duplicates import load_choice
@@ -160,31 +160,46 @@ def compose_stopped(ws: Workspace, plan: ForgetPlan, serving: Composition) -> Co
     return replace_experts(ws.settings(), serving, [shard.shard for shard in plan.shards], experts)
 
 
-def remove_data(case: Case) -> str:
-    """Take the samples out of packs and manifests and commit that; returns the data revision."""
+def remove_data(case: Case) -> None:
+    """Take the samples out of packs and manifests."""
+    if case.find("removed") is None:
+        remove_samples(case.ws, kept_plan(case).hit_frame())
+
+
+def commit_removal(case: Case) -> str:
+    """Commit packs and manifests as they are now; returns the data revision. Nothing that training reads is touched."""
     if done := case.find("removed"):
         return str(done["dvc_revision"])
     plan = kept_plan(case)
-    shards = remove_samples(case.ws, plan.hit_frame())
+    shards = [shard.shard for shard in plan.shards]
     revision = commit_data(case.ws, shards, f"Remove {len(plan.hits)} samples on request")
     case.finish("removed", {"dvc_revision": revision, "manifests": manifest_digests(case.ws, shards)}, status="retraining")
     return revision
 
 
+def commit_adapters(case: Case, trained: Sequence[TrainedShard]) -> None:
+    """Record in DVC that the retrained adapters are what their stages make; once they are committed that changes nothing."""
+    commit_training(case.ws, [shard.shard for shard in trained], "Retrain the shards that a deletion hit")
+
+
 def compose_candidate(
     case: Case, trained: Sequence[TrainedShard], descriptions: Sequence[ShardDescription]
 ) -> tuple[Composition, Composition]:
-    """(what served before the request, the candidate with the retrained shards); commits the new adapters to DVC first."""
+    """(what served before the request, the candidate with the retrained shards)."""
     stopped = case.finished("stopped")
     if case.find("retrained") is None:
         case.finish("retrained", {"steps": sum(shard.steps for shard in trained), "seconds": sum(shard.seconds for shard in trained)})
-    commit_training(case.ws, [shard.shard for shard in trained], "Retrain the shards that a deletion hit")
     described = {description.shard: description for description in descriptions}
     experts = [expert_of(shard, described[shard.shard]) for shard in trained]
     base = load_composition(case.ws, read_served(stopped).composition)
     candidate = replace_experts(case.ws.settings(), base, [shard.shard for shard in trained], experts)
     save_composition(case.ws, candidate)
     return served_before(case), candidate
+
+
+def register_candidate(case: Case, candidate: Composition) -> int:
+    """The candidate's model version, which the decision finds by its step key; nothing serves it yet."""
+    return register_for_decision(case, candidate, "forget")
 
 
 def served_before(case: Case) -> Composition:

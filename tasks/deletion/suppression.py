@@ -32,7 +32,7 @@ def suppression_hash(ws: Workspace, sample_id: str) -> str:
 
 def erasure_hash(ws: Workspace, owner_key: str, sample_id: str) -> str:
     """What the list holds of one owner's sample: another owner's equal picture stays where nobody asked for its erasure."""
-    return keyed_hash(owner_secret(ws), "erased", owner_key, sample_id)
+    return _erasure_hash(owner_secret(ws), owner_key, sample_id)
 
 
 def perceptual_bands(ws: Workspace, value: int | None) -> tuple[str, ...]:
@@ -61,12 +61,16 @@ def refuse_resurrected(ws: Workspace) -> None:
     Raises:
         StateError: one does; names shard and count.
     """
-    ledger = Ledger(ws)
+    ledger, secret = Ledger(ws), owner_secret(ws)
     for shard in ws.settings().shard_ids:
         manifest = load_manifest(ws, shard)
-        hashes = [erasure_hash(ws, owner, sample) for owner, sample in zip(manifest["owner_key"], manifest["sample_id"], strict=True)]
+        hashes = [_erasure_hash(secret, owner, sample) for owner, sample in zip(manifest["owner_key"], manifest["sample_id"], strict=True)]
         if found := ledger.is_suppressed(hashes):
             raise StateError(
                 f"shard {shard}: {len(found)} of {len(manifest)} samples were erased on request and are back, from a backup perhaps; "
                 f"restore the data revision that followed the erasure"
             )
+
+
+def _erasure_hash(secret: bytes, owner_key: str, sample_id: str) -> str:
+    return keyed_hash(secret, "erased", owner_key, sample_id)

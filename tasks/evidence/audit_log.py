@@ -150,8 +150,8 @@ def log_distance_chart(ws: Workspace, run_id: str) -> None:
     distances = _distances_by_version(store)
     if not distances:
         raise StateError(f"no run has logged after/{FRECHET_DISTANCE}: there is nothing to draw")
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(7, 3.5))
+    axes = figure.subplots(gridspec_kw={"bottom": 0.15, "right": 0.97})
     axes.plot(list(distances), list(distances.values()), marker="o")
     axes.set(xlabel="model version", ylabel="Fréchet distance (lower is better)", title="Distance to the reference over versions")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cdm_core.backbone import compute_backbone_digest
 from cdm_core.composition.document import Composition, Expert, parse_composition
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import StateError, VerificationError
@@ -11,14 +10,14 @@ from cdm_core.settings import Settings
 from tasks.files import write_atomically
 from tasks.models.evaluation import ShardDescription
 from tasks.training.checkpoints import CheckpointStore
-from tasks.training.shard_training import TrainedShard
+from tasks.training.shard_training import TrainedShard, shared_backbone_digest
 from tasks.workspace import Workspace
 
 
 def compose(settings: Settings, experts: Iterable[Expert]) -> Composition:
     """The composition of experts under a workspace's settings; those trained on nothing are left out."""
     return Composition(
-        backbone=compute_backbone_digest(),
+        backbone=shared_backbone_digest(),
         experts=tuple(sorted((expert for expert in experts if expert.samples), key=lambda expert: expert.shard)),
         sampling=settings.sampling,
         knn_temperature=settings.knn.temperature,

@@ -75,7 +75,7 @@ def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Map
         return read_served(done)
     candidate, gate, step_key = judged.candidate, judged.gate, case.step_key("decide")
     run_id = audit_run(case, work.kind)
-    version = register(case.ws, candidate, run_id=run_id, purpose=work.kind, step_key=step_key)
+    version = register_for_decision(case, candidate, work.kind)
     untouched = untouched_shards(judged.before, candidate)
     is_pass = gate.verdict == "pass"
     predicate = {
@@ -111,6 +111,11 @@ def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Map
         "experts": [asdict(expert) for expert in candidate.experts if expert.shard in work.shards_hit],
     }
     return read_served(case.finish("decided", body, status=None if is_pass else "needs_review"))
+
+
+def register_for_decision(case: Case, candidate: Composition, kind: Literal["forget", "learn"]) -> int:
+    """The version of the candidate that a case will decide on, registered when first asked for."""
+    return register(case.ws, candidate, run_id=audit_run(case, kind), purpose=kind, step_key=case.step_key("decide"))
 
 
 def review(case: Case, *, accept: bool, reason: str) -> Mapping[str, Json]:

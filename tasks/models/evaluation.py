@@ -25,6 +25,7 @@ from safetensors.torch import load, save
 from cdm_core.centroids import compute_centroids
 from cdm_core.composition.document import Composition, Expert, parse_composition
 from cdm_core.composition.mixing import draw_expert
+from cdm_core.composition.sampling import NETWORK_BATCH
 from cdm_core.composition.serving import CENTROIDS_NAME, ComposedModel, load_composed_model
 from cdm_core.digests import Digest, derive_seed, json_digest, sha256_digest
 from cdm_core.errors import VerificationError
@@ -40,8 +41,6 @@ from tasks.models.seen_pictures import embed_shard, look_at_shard, seen_file, sh
 from tasks.training.shard_training import shared_backbone, shared_backbone_digest
 from tasks.training.workers import report_progress
 from tasks.workspace import Workspace
-
-_CHUNK = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,12 @@ class PictureRequest:
     @property
     def key(self) -> Digest:
         """Names it within the cache of one composition."""
-        return json_digest({"seed": str(self.seed), "caption": self.caption})
+        return _picture_key(self.seed, self.caption)
+
+
+@lru_cache(maxsize=4096)
+def _picture_key(seed: int, caption: str) -> Digest:
+    return json_digest({"seed": str(seed), "caption": caption})
 
 
 def describe_shard(workspace: Workspace, shard: int) -> ShardDescription:
@@ -172,8 +176,8 @@ def generate_missing(
     extractor = shared_extractor(workspace.settings().evaluation.inception_weights)
     model = _composed_model(composition, tuple(adapters.items()), tuple(centroids.items()))
     made: dict[str, torch.Tensor] = {}
-    for start in range(0, len(missing), _CHUNK):
-        chunk = missing[start : start + _CHUNK]
+    for start in range(0, len(missing), NETWORK_BATCH):
+        chunk = missing[start : start + NETWORK_BATCH]
         drawn = model.generate([picture.caption for picture in chunk], [picture.seed for picture in chunk])
         features = extractor.extract(drawn)
         for row, picture in enumerate(chunk):
@@ -215,10 +219,10 @@ def generate_for(
             part.to_bytes(),
             {shard: adapters[shard] for shard in part.shards},
             {shard: centroids[shard] for shard in part.shards if shard in centroids},
-            lacking[start : start + _CHUNK],
+            lacking[start : start + NETWORK_BATCH],
         )
         for part, lacking in missing
-        for start in range(0, len(lacking), _CHUNK)
+        for start in range(0, len(lacking), NETWORK_BATCH)
     ]
     for future in pending:
         future.result()

@@ -166,11 +166,6 @@ def _ensure_model(ws: Workspace, store: MlflowClient, files: _Files, run_id: str
     return model
 
 
-def rehearse_registration(folder: Path) -> None:
-    """Save a model that nobody keeps: what MLflow finds out about the environment takes a second and is found out once a process."""
-    _save_model(folder, b"{}", Model())
-
-
 def _save_files(staging: Path, model: LoggedModel, files: _Files, run_id: str) -> None:
     """Write the MLflow model to `staging/model`."""
     saved = Model(artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id)

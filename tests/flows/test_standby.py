@@ -26,7 +26,6 @@ from flows.standby.channel import Job, address_file, receive_job, send_message
 from flows.standby.client import hand_over
 from tasks.ledger.store import Ledger
 from tasks.locks import exclusive_lock
-from tasks.models import model_registry
 from tasks.requests.inbox import create_inbox
 from tasks.workspace import Workspace
 
@@ -130,9 +129,7 @@ def test_what_a_quiet_command_prints_goes_nowhere(ws: Workspace, capfd: pytest.C
 
 def test_one_whose_code_has_changed_takes_nothing(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """It loads what is installed when it starts; by the time a command comes, other code is."""
-    monkeypatch.setattr(process, "_LOADED", [])
-    monkeypatch.setattr(process, "_prepare_workers", lambda ws: None)
-    monkeypatch.setattr(model_registry, "rehearse_registration", lambda folder: None)
+    monkeypatch.setattr(process, "_prepare", lambda ws: None)
     described = iter([Digest("loaded"), Digest("installed since")])
     monkeypatch.setattr(process, "_describe_code", lambda: next(described))
     thread = threading.Thread(target=process.wait_for_job, args=(ws,))
