@@ -20,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import Json
 from cdm_core.evaluation.quality_gate import GateResult
-from flows.steps import describe, evaluate, evaluation_pictures, measure, start_training
+from flows.steps import describe_shards, evaluate, evaluation_pictures, measure, start_training
 from tasks.clock import utc_now
 from tasks.data.data_versions import commit_data, commit_training, require_committed
 from tasks.evidence.audit_log import AuditSummary, end_run, open_run
@@ -49,8 +49,8 @@ def build(root: str) -> dict[str, Json]:
     shards = Workspace(Path(root)).settings().shard_ids
     prepare(root)  # 1
     training = start_training(root, shards)  # 2
-    describing = [describe.submit(root, shard) for shard in shards]  # 3
-    trained, descriptions = [future.result() for future in training], [future.result() for future in describing]
+    describing = describe_shards.submit(root)  # 3
+    trained, descriptions = [future.result() for future in training], describing.result()
     bare, candidate = compose_build(root, trained, [expert_of(*pair) for pair in zip(trained, descriptions, strict=True)])  # 4
     gate = evaluate(root, bare, candidate, descriptions)
     measuring = [measure.submit(root, shard) for shard in shards]

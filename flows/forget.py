@@ -31,7 +31,7 @@ from cdm_core.composition.document import Composition
 from cdm_core.digests import Digest, Json
 from cdm_core.evaluation.membership import Membership
 from cdm_core.evaluation.neighbours import Neighbours
-from flows.steps import describe, evaluation_pictures, generate, judge, start_training
+from flows.steps import describe_shards, evaluation_pictures, generate, judge, start_training
 from tasks.deletion import forgetting, purging
 from tasks.deletion.attacking import find_neighbours_of, queue_attack, recall_losses_of
 from tasks.deletion.membership import Recalled
@@ -80,12 +80,11 @@ def retrain(root: str, request_id: str, shards: Sequence[int]) -> Retrained:
     """Step 7, and the commit of step 6; all at once, as far as there are cores."""
     committing = commit_removal.submit(root, request_id)
     training = start_training(root, shards)
-    describing = [describe.submit(root, shard) for shard in Workspace(Path(root)).settings().shard_ids]
-    classifying, recalling = retrain_classifier.submit(root), recall.submit(root, request_id)
+    describing, classifying, recalling = describe_shards.submit(root), retrain_classifier.submit(root), recall.submit(root, request_id)
     drawing = [generate.submit(root, serving) for serving in served_before(root, request_id)]
     retrained = Retrained(
         shards=[future.result() for future in training],
-        descriptions=[future.result() for future in describing],
+        descriptions=describing.result(),
         classifier=classifying.result(),
         recalled=recalling.result(),
     )

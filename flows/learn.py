@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from cdm_core.composition.document import Composition
 from cdm_core.digests import Json
 from cdm_core.evaluation.quality_gate import GateResult
-from flows.steps import describe, evaluate, evaluation_pictures, start_training
+from flows.steps import describe_shards, evaluate, evaluation_pictures, start_training
 from tasks.data.manifest_store import load_manifests
 from tasks.ledger.case import Case, Served
 from tasks.models import learning
@@ -28,8 +28,8 @@ from tasks.workspace import Workspace
 def learn(root: str, request_id: str, shard: int) -> dict[str, Json]:
     """Teach `shard` the samples that were stored for it; run it inside a worker pool. Returns the answer of `lethe learn`."""
     [training] = start_training(root, [shard])  # 3
-    describing = [describe.submit(root, number) for number in Workspace(Path(root)).settings().shard_ids]
-    trained, descriptions = training.result(), [future.result() for future in describing]
+    describing = describe_shards.submit(root)
+    trained, descriptions = training.result(), describing.result()
     if _case(root, request_id).find("decided") is None:
         before, candidate = compose_learned(root, request_id, trained, descriptions)
         gate = evaluate(root, before, candidate, descriptions)  # 4

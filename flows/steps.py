@@ -42,10 +42,12 @@ def train(shard: int, training: Future[TrainedShard]) -> TrainedShard:
     return training.result()
 
 
-@task(task_run_name="describe shard {shard}", cache_policy=NO_CACHE)
-def describe(root: str, shard: int) -> ShardDescription:
-    """Recompute one shard's kNN centroids and reference moments, in a worker process."""
-    return active_pool().submit(describe_shard, Workspace(Path(root)), shard).result()
+@task(cache_policy=NO_CACHE)
+def describe_shards(root: str) -> list[ShardDescription]:
+    """Recompute the kNN centroids and reference moments of every shard whose samples changed, in worker processes."""
+    ws, pool = Workspace(Path(root)), active_pool()
+    describing = [pool.submit(describe_shard, ws, shard) for shard in ws.settings().shard_ids]
+    return [description.result() for description in describing]
 
 
 @task(task_run_name="measure shard {shard}", cache_policy=NO_CACHE)

@@ -25,10 +25,7 @@ from tasks.files import write_atomically
 from tasks.workspace import Workspace
 
 _LOADED = ["flows.cli", "flows.commands", "flows.forget", "flows.learn", "flows.resume", "tasks.requests.notifying"]
-# What libraries import at their first call.
-_LOADED += ["dvc.repo", "dvc.repo.push", "networkx", "ruamel.yaml", "scmrepo.git", "alembic.command", "sqlalchemy.dialects.sqlite"]
-_LOADED += ["mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store", "matplotlib.backends.backend_agg"]
-_LOADED += ["matplotlib.figure", "matplotlib.ticker"]
+_LOADED += ["matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.ticker"]  # what no rehearsal uses
 
 
 def wait_for_job(ws: Workspace) -> None:
@@ -59,7 +56,8 @@ def _prepare(ws: Workspace) -> None:
     load_workers()  # first: it goes on beside the rest
     for name in _LOADED:
         import_module(name)
-    from tasks.models.rehearsal import rehearse_models, rehearse_stores
+    from tasks.models.rehearsal import rehearse_models
+    from tasks.models.store_rehearsal import rehearse_stores
 
     with suppress(LetheError, OSError, BrokenProcessPool):  # whoever calls hears of it from the command itself
         with tempfile.TemporaryDirectory() as folder:
