@@ -4,6 +4,9 @@ The flows train in process, so they tell DVC the result (`dvc commit`) where an 
 nothing to do. Git is committed before the remote is filled, so that whatever a remote holds is named by some revision, where
 erasure can find it; a crash between the two is mended by calling again.
 
+Committing reads the working tree and touches nothing in it: DVC isn't let put links in the place of what it has taken into its cache, so
+that workers may read packs and adapters meanwhile.
+
 DVC finds its cache by a path relative to the workspace, so that a clone has a cache of its own. The remote stands in the committed
 configuration by its absolute path, where a clone on this machine finds it, and once more in the workspace's own `config.local` by its
 relative one, so that a workspace can be moved. DVC's database of file states lies in the workspace as well: it names packs, and erasure

@@ -63,6 +63,21 @@ def test_a_change_of_data_and_its_training_are_two_revisions(small: Workspace) -
     assert run_git(small.root, "log", "--format=%s", "-2").splitlines() == ["Train", "Arrival"]
 
 
+@pytest.mark.parametrize("links", ["reflink,copy", "hardlink", "symlink"])
+def test_committing_touches_no_file_that_a_worker_may_be_reading(small: Workspace, links: str) -> None:
+    config = small.root / ".dvc" / "config.local"
+    config.write_text(f"{config.read_text()}[cache]\n    type = {links}\n")
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    before = _look_at_files(small)
+    commit_data(small, [0], "Arrival")
+    assert _look_at_files(small) == before
+    train(small, [0])
+    before = _look_at_files(small)
+    commit_training(small, [0], "Train")
+    assert _look_at_files(small) == before
+    assert is_up_to_date(small)
+
+
 def test_staged_but_uncommitted_data_files_are_noticed(small: Workspace) -> None:
     path = small.root / "data_packs" / "shard-0.dvc"
     path.write_text(path.read_text() + "desc: changed\n")
@@ -152,3 +167,10 @@ def test_failures_of_dvc_are_state_errors(small: Workspace, tmp_path: Path) -> N
         init_repository(small)
     with pytest.raises(StateError, match=r": git rev-parse: "):
         data_revision(Workspace(tmp_path))
+
+
+def _look_at_files(ws: Workspace) -> dict[Path, tuple[int, int]]:
+    """Which file lies at each path of packs, manifests and adapters, and since when; what was put in another's place is another."""
+    files = [path for pattern in ("data_packs/*/*.tar", "data_manifests/*.parquet", "adapters/*.safetensors") for path in ws.root.glob(pattern)]
+    assert files
+    return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in files}

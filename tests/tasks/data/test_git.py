@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cdm_core.errors import StateError
-from tasks.data.git import run_git
+from tasks.data.git import read_blobs, run_git
 
 
 def make_repository(root: Path) -> None:
@@ -44,3 +44,17 @@ def test_failures_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StateError, match=r"^git: not found; install it$"):
         run_git(tmp_path, "status")
+
+
+def test_files_of_a_revision_are_read_together_and_as_they_are(tmp_path: Path) -> None:
+    make_repository(tmp_path)
+    contents = {"empty": "", "two": "1\r\n2", "Ünï": "codé\n\n"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content.encode())
+    run_git(tmp_path, "add", ".")
+    run_git(tmp_path, "commit", "--quiet", "--message=Two")
+    assert read_blobs(tmp_path, [f"HEAD:{name}" for name in contents]) == list(contents.values())
+    assert read_blobs(tmp_path, ["HEAD:two", "HEAD~1:file", "HEAD:two"]) == ["1\r\n2", "1", "1\r\n2"]
+    assert read_blobs(tmp_path, []) == []
+    with pytest.raises(StateError, match=r": git cat-file: HEAD:nothing is missing$"):
+        read_blobs(tmp_path, ["HEAD:two", "HEAD:nothing"])

@@ -32,3 +32,12 @@ def test_a_broken_manifest_is_not_saved(small: Workspace) -> None:
     with pytest.raises(InvalidInputError, match=r"shard-0.parquet: row 0: stage: not between"):
         save_manifest(small, 0, load_manifest(small, 0).assign(stage=-1))
     assert small.manifest(0).read_bytes() == content
+
+
+def test_what_one_caller_changes_no_other_sees(small: Workspace) -> None:
+    content = load_manifest(small, 0)
+    changed = load_manifest(small, 0)
+    changed.loc[0, "caption"] = "another"
+    changed["stage"] = 7
+    assert load_manifest(small, 0).equals(content)
+    assert not changed.equals(content)
