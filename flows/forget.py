@@ -58,10 +58,10 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     remove(root, request_id)  # 6
     retrained = retrain(root, request_id, [shard.shard for shard in plan.shards])  # 7
     recording = commit_adapters.submit(root, request_id, retrained.shards)
-    if awaits_decision(root, request_id):
-        judged = evaluate(root, request_id, retrained)  # 8
-        decide(root, request_id, judged, retrained)  # 9
+    judged = evaluate(root, request_id, retrained) if awaits_decision(root, request_id) else None  # 8
     recording.result()
+    if judged is not None:
+        decide(root, request_id, judged, retrained)  # 9
     purge(root, request_id, retrained.descriptions)  # 10
     return close(root, request_id)  # 11
 

@@ -171,6 +171,8 @@ def test_failures_of_dvc_are_state_errors(small: Workspace, tmp_path: Path) -> N
 
 def _look_at_files(ws: Workspace) -> dict[Path, tuple[int, int]]:
     """Which file lies at each path of packs, manifests and adapters, and since when; what was put in another's place is another."""
-    files = [path for pattern in ("data_packs/*/*.tar", "data_manifests/*.parquet", "adapters/*.safetensors") for path in ws.root.glob(pattern)]
+    files = [
+        path for pattern in ("data_packs/*/*.tar", "data_manifests/*.parquet", "adapters/*.safetensors") for path in ws.root.glob(pattern)
+    ]
     assert files
     return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in files}
