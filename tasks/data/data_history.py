@@ -89,4 +89,9 @@ def _is_data_file(name: str) -> bool:
 
 
 def _parse(content: str) -> _DataFile:
-    return yaml.load(content, Loader=_LOADER) or {}  # both are safe loaders
+    loader = _LOADER(content)
+    try:
+        document: _DataFile | None = loader.get_single_data()
+        return document or {}
+    finally:
+        loader.dispose()
