@@ -31,7 +31,7 @@ class _Stage(TypedDict, total=False):
     outs: list[_Entry]
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it: a history has hundreds of files
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # both safe; in C where PyYAML was built with it: a history has hundreds of files
 
 
 class _DataFile(TypedDict, total=False):

@@ -15,7 +15,7 @@ from tasks.data.manifest_store import load_manifest
 from tasks.deletion.erasure import erase_objects, objects_to_erase
 from tasks.deletion.forgetting import kept_plan
 from tasks.deletion.mlflow_erasure import erase_versions
-from tasks.deletion.suppression import erasure_hash, suppress_bands, suppression_hash
+from tasks.deletion.suppression import erasure_hashes, suppress_bands, suppression_hash
 from tasks.evidence.closing import describe_deletion, describe_time, measured
 from tasks.files import erase_folder
 from tasks.ledger.case import Case, read_served
@@ -44,10 +44,9 @@ def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures
     plan, decided = kept_plan(case), case.finished("decided")
     serving = champion_composition(case.ws)
     assert serving is not None, "a decision follows a stop, which promotes"
-    hashes = sorted(suppression_hash(case.ws, hit.sample_id) for hit in plan.hits)
-    pairs = [erasure_hash(case.ws, hit.owner_key, hit.sample_id) for hit in plan.hits]
-    Ledger(case.ws).suppress([*hashes, *pairs], utc_now())
     names = [suppression_hash(case.ws, hit.sample_id) for hit in plan.hits]
+    hashes, pairs = sorted(names), erasure_hashes(case.ws, ((hit.owner_key, hit.sample_id) for hit in plan.hits))
+    Ledger(case.ws).suppress([*hashes, *pairs], utc_now())
     suppress_bands(case.ws, list(zip(names, plan.perceptual_bands, strict=False)), utc_now())  # a plan of an earlier release has none
     candidate = read_served(decided)
     kept = {serving[0]: serving[1], candidate.version: load_composition(case.ws, candidate.composition)}

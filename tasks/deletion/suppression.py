@@ -10,7 +10,7 @@ against the list; the list alone gives no sample back.
 The bands lie in a file of their own (`tasks.deletion.suppressed_bands`).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -30,9 +30,10 @@ def suppression_hash(ws: Workspace, sample_id: str) -> str:
     return keyed_hash(owner_secret(ws), "suppressed", sample_id)
 
 
-def erasure_hash(ws: Workspace, owner_key: str, sample_id: str) -> str:
-    """What the list holds of one owner's sample: another owner's equal picture stays where nobody asked for its erasure."""
-    return _erasure_hash(owner_secret(ws), owner_key, sample_id)
+def erasure_hashes(ws: Workspace, samples: Iterable[tuple[str, str]]) -> list[str]:
+    """What the list holds of (owner key, sample id): another owner's equal picture stays where nobody asked for its erasure."""
+    secret = owner_secret(ws)
+    return [keyed_hash(secret, "erased", owner_key, sample_id) for owner_key, sample_id in samples]
 
 
 def perceptual_bands(ws: Workspace, value: int | None) -> tuple[str, ...]:
@@ -61,16 +62,12 @@ def refuse_resurrected(ws: Workspace) -> None:
     Raises:
         StateError: one does; names shard and count.
     """
-    ledger, secret = Ledger(ws), owner_secret(ws)
+    ledger = Ledger(ws)
     for shard in ws.settings().shard_ids:
         manifest = load_manifest(ws, shard)
-        hashes = [_erasure_hash(secret, owner, sample) for owner, sample in zip(manifest["owner_key"], manifest["sample_id"], strict=True)]
+        hashes = erasure_hashes(ws, zip(manifest["owner_key"], manifest["sample_id"], strict=True))
         if found := ledger.is_suppressed(hashes):
             raise StateError(
                 f"shard {shard}: {len(found)} of {len(manifest)} samples were erased on request and are back, from a backup perhaps; "
                 f"restore the data revision that followed the erasure"
             )
-
-
-def _erasure_hash(secret: bytes, owner_key: str, sample_id: str) -> str:
-    return keyed_hash(secret, "erased", owner_key, sample_id)

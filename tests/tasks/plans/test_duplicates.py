@@ -17,7 +17,7 @@ from tasks.data.packs import Sample
 from tasks.data.pictures import decode_picture, normalise_picture
 from tasks.data.samples import add_samples
 from tasks.deletion.suppressed_bands import check_bands
-from tasks.deletion.suppression import erasure_hash, is_near_suppressed, perceptual_bands, refuse_resurrected, suppress_bands
+from tasks.deletion.suppression import erasure_hashes, is_near_suppressed, perceptual_bands, refuse_resurrected, suppress_bands
 from tasks.ledger.store import Ledger
 from tasks.plans.duplicates import chosen_duplicates, erase_choice, find_duplicates, load_choice, parse_choice, save_choice
 from tasks.workspace import Workspace
@@ -149,7 +149,7 @@ def test_an_edited_perceptual_list_is_found(ws: Workspace, statement: str) -> No
 def test_a_sample_that_is_back_from_a_backup_is_refused_and_another_owners_equal_one_isnt(ws: Workspace) -> None:
     picture = encode(drawing(1))
     add_samples(ws, BEN, 1, 0, samples(picture))
-    Ledger(ws).suppress([erasure_hash(ws, ANNA, sha256_digest(picture))], ARRIVED_AT)
+    Ledger(ws).suppress(erasure_hashes(ws, [(ANNA, sha256_digest(picture))]), ARRIVED_AT)
     refuse_resurrected(ws)
     add_samples(ws, ANNA, 0, 0, samples(picture))
     with pytest.raises(StateError, match=r"shard 0: 1 of 7 samples were erased on request and are back"):
