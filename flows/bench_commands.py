@@ -73,3 +73,21 @@ def bench_forget(
         print_answer(document, as_json)
     else:
         print_forget_table(document)
+
+
+@app.command("service")
+def bench_service(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make the workspaces; empty, or made by this command.")],
+    requests: Annotated[int, typer.Option(min=2, help="Withdrawals in the trace, one owner each.")] = 64,
+    every: Annotated[int, typer.Option(min=1, help="Which of them also run alone: every n-th.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the trace.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure whole forgets beside a running server: of single owners, and of all in one file."""
+    from flows.bench.service import print_service_table, run_bench_service
+
+    document = run_bench_service(directory, requests=requests, every=every, seed=seed)
+    if as_json:
+        print_answer(document, as_json)
+    else:
+        print_service_table(document)

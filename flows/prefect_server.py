@@ -72,9 +72,7 @@ def session_server(ws: Workspace) -> Iterator[None]:
 
 @cache
 def _own_server(ws: Workspace) -> str:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     server = _start(ws, port, "--no-services", "--no-ui")
     atexit.register(_stop, server)
     _wait_until_healthy(server, port, str(_log(ws)))
@@ -97,6 +95,13 @@ def _start(ws: Workspace, port: int, *options: str) -> "subprocess.Popen[bytes]"
             start_new_session=True,  # Ctrl-C in a terminal is for us: the server goes last
             preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
+
+
+def free_port() -> int:
+    """One of this machine's that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def end_with_parent() -> None:

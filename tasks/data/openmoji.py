@@ -49,6 +49,12 @@ def render_picture(hexcode: str) -> bytes:
         return encode_png(image.convert("RGB").reduce(OVERSAMPLING))
 
 
+def owner_ids() -> list[str]:
+    """The designers, in the table's order."""
+    with shipped_file("openmoji.csv").open(encoding="utf-8", newline="") as file:
+        return list(dict.fromkeys(row["owner_id"] for row in csv.DictReader(file)))
+
+
 def caption_groups(column: str = "group") -> dict[str, str]:
     """OpenMoji's group (or "subgroup") of each caption; of emoji with one name the first stands."""
     groups: dict[str, str] = {}

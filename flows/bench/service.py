@@ -1,0 +1,193 @@
+"""`lethe bench service`: what whole forgets take beside a running server, from the request to the signed closing record.
+
+It makes a workspace of OpenMoji, builds it and keeps a copy; then, beside a `lethe serve` of its own, `lethe submit` carries out single
+withdrawals, each when the server's process waits for it, and in a fresh copy the whole trace in one file. All are ordinary commands in
+processes of their own, and all times are those that their answers give, but for the command's own, which is measured around it.
+
+Of a trace drawn by the tiers' rates every n-th owner withdraws alone; the mean of these stands for the mean of all, that nobody has to wait
+for every one. A folder that holds the built workspace already is measured again without building.
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from rich.table import Table
+
+from cdm_core.errors import InvalidInputError, StateError
+from cdm_core.sharding.partition import compute_owner_key
+from cdm_core.sharding.retraining_sides import draw_trace
+from flows.console import progress_bars, stdout
+from flows.prefect_server import end_with_parent, free_port
+from flows.standby.channel import address_file
+from tasks.clock import utc_now
+from tasks.data.openmoji import owner_ids
+from tasks.keys import owner_secret
+from tasks.training.retraining_bench import load_rows
+from tasks.workspace import Workspace, open_workspace
+
+ISSUER = "bench"
+_READY_SECONDS = 180.0
+_STOP_SECONDS = 30.0
+_PAUSE_SECONDS = 0.1
+
+Document = dict[str, Any]
+
+
+def run_bench_service(directory: Path, *, requests: int, every: int, seed: int) -> Document:
+    """Measure in `directory`: every `every`-th of `requests` withdrawals alone, then all in one file."""
+    root = directory.resolve()
+    if root.exists() and not (root.is_dir() and ((root / "built").is_dir() or not any(root.iterdir()))):
+        raise InvalidInputError(f"{root}: is neither an empty folder nor one that this command made")
+    singles = range(0, requests, every)
+    with progress_bars({"commands": len(singles) + (1 if (root / "built").is_dir() else 4)}) as advance:
+        if not (root / "built").is_dir():
+            for arguments in (["init", str(root / "workspace")], ["build"], ["keys", "add-issuer", ISSUER]):
+                _run_lethe(root / "workspace", *arguments)
+                advance("commands", 1)
+            (root / "workspace").rename(root / "built")
+        trace = _draw_owners(open_workspace(root / "built"), requests, seed)
+        alone: list[Document] = []
+        with _served_copy(root) as served:
+            for number in singles:
+                alone.append(_submit(served, root, trace[number : number + 1]))
+                advance("commands", 1)
+        with _served_copy(root) as served:
+            together = _submit(served, root, trace)
+            advance("commands", 1)
+    return _compare(alone, together) | {"seed": seed, "every": every}
+
+
+def _compare(alone: Sequence[Document], together: Document) -> Document:
+    """Ratios are of a whole to its own training; of the singles the median, and the sums' ratio."""
+    pairs = [(float(run["total_seconds"]), float(run["training_seconds"])) for run in alone]
+    taken = [whole for whole, _ in pairs]
+    ratios = [whole / training for whole, training in pairs if training > 0]  # what emptied a shard has trained nothing
+    singles = [{**run, "of_training": whole / training if training else None} for run, (whole, training) in zip(alone, pairs, strict=True)]
+    return {
+        "singles": singles,
+        "of_training": {
+            "median": statistics.median(ratios) if ratios else None,
+            "all": sum(taken) / sum(training for _, training in pairs) if ratios else None,
+        },
+        "beside_training_seconds": statistics.median(whole - training for whole, training in pairs),
+        "mean_single_seconds": statistics.mean(taken),
+        "together": together,
+        "together_of_singles": together["total_seconds"] / (together["requests"] * statistics.mean(taken)),
+    }
+
+
+def _draw_owners(ws: Workspace, requests: int, seed: int) -> list[str]:
+    """Ids of the owners of a trace, in order."""
+    secret = owner_secret(ws)
+    ids: dict[str, str] = {compute_owner_key(secret, owner_id): owner_id for owner_id in owner_ids()}
+    try:
+        return [ids[key] for key in draw_trace(load_rows(ws), ws.settings(), requests, seed)]
+    except ValueError as error:
+        raise InvalidInputError(f"requests: {error}") from error
+
+
+@contextmanager
+def _served_copy(root: Path) -> Iterator[Workspace]:
+    """A fresh copy of what was built, at the place where it was built, beside a server of its own."""
+    place = root / "workspace"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(root / "built", place, symlinks=True)
+    log = root / "serve.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            _lethe(place, "serve", "--port", str(free_port())),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C in a terminal is for us: the server goes last
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
+        )
+    try:
+        ws = open_workspace(place)
+        _wait_until_ready(ws, server, log)
+        yield ws
+    finally:
+        server.terminate()
+        try:
+            server.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _wait_until_ready(ws: Workspace, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Until the process that takes the next command has loaded everything."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while not address_file(ws).is_file():
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise StateError(f"the server is not ready; its log: {log}")
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _submit(ws: Workspace, root: Path, owners: Sequence[str]) -> Document:
+    """What the withdrawal of these owners in one file took."""
+    request = root / "requests" / f"{uuid4()}.csv"
+    request.parent.mkdir(exist_ok=True)
+    rows = [f"{uuid4()},{ISSUER},gdpr,{utc_now().isoformat(timespec='seconds')},{owner_id}," for owner_id in owners]
+    request.write_text("\n".join(["request_id,issuer,regulation,submitted_at,owner_id,sample_id", *rows, ""]))
+    _run_lethe(ws.root, "sign", str(request), "--issuer", ISSUER)
+    while not address_file(ws).is_file():
+        time.sleep(_PAUSE_SECONDS)
+    started = time.monotonic()
+    answer = _run_lethe(ws.root, "submit", str(request))
+    seconds = time.monotonic() - started
+    answers: list[Document] = answer["requests"] if len(owners) > 1 else [answer]
+    last = max(answers, key=lambda one: float(one["total_seconds"]))
+    return {
+        "requests": len(answers),
+        "statuses": sorted({str(one["status"]) for one in answers}),
+        "stop_seconds": last["stop_seconds"],
+        "training_seconds": last["training_seconds"],
+        "total_seconds": last["total_seconds"],
+        "command_seconds": seconds,
+        "peak_memory_mb": last["peak_memory_mb"],
+    }
+
+
+def _lethe(workspace: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from flows.cli import main; main()", *arguments, "--workspace", str(workspace)]
+
+
+def _run_lethe(workspace: Path, *arguments: str) -> Document:
+    """The document of a command in a process of its own."""
+    ran = subprocess.run([*_lethe(workspace, *arguments), "--json"], capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        raise StateError(f"lethe {arguments[0]}: {(ran.stderr.splitlines() or ['failed without a word'])[-1]}")
+    document: Document = json.loads(ran.stdout)
+    return document
+
+
+def print_service_table(document: Document) -> None:
+    """The runs beside one another, for people. Of those together the training is that of all shards, which train in parallel."""
+    table = Table(title="Whole forgets beside lethe serve", title_justify="left")
+    for name in ("requests", "stop s", "training s", "whole s", "whole of training", "memory MB"):
+        table.add_column(name, justify="right")
+    for run in [*sorted(document["singles"], key=lambda run: float(run["training_seconds"])), document["together"]]:
+        seconds = (f"{run[name]:.1f}" for name in ("stop_seconds", "training_seconds", "total_seconds"))
+        table.add_row(str(run["requests"]), *seconds, _ratio(run.get("of_training")), f"{run['peak_memory_mb']:.0f}")
+    stdout().print(table)
+    ratios, together = document["of_training"], document["together"]
+    stdout().print(
+        f"singles: {_ratio(ratios['median'])} times their training in the median, {_ratio(ratios['all'])} all together; beside training "
+        f"{document['beside_training_seconds']:.1f} s in the median\n"
+        f"{together['requests']} in one file: {document['together_of_singles']:.1%} of as many times the mean single, "
+        f"{document['mean_single_seconds']:.1f} s"
+    )
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,45 @@
+"""`lethe bench service`: real commands beside a real server, on the tiny workspace; and the ratios that it makes of what they answer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from built_workspace import Built, copy_workspace
+from tiny_workspace import OWNERS, lethe
+
+from flows.bench import service
+from flows.bench.service import run_bench_service
+
+
+def _run(requests: int, training: float, total: float) -> dict[str, Any]:
+    return {"requests": requests, "training_seconds": training, "total_seconds": total}
+
+
+def test_ratios_are_of_a_whole_to_its_own_training() -> None:
+    document = service._compare([_run(1, 2.0, 4.0), _run(1, 8.0, 10.0), _run(1, 0.0, 1.0)], _run(10, 30.0, 20.0))
+    assert [run["of_training"] for run in document["singles"]] == [2.0, 1.25, None]
+    assert document["of_training"] == {"median": 1.625, "all": 1.5}
+    assert (document["beside_training_seconds"], document["mean_single_seconds"]) == (2.0, 5.0)
+    assert document["together_of_singles"] == 20 / (10 * 5)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    ran = lethe(None, "bench", "service", tmp_path)
+    assert (ran.code, ran.err) == (1, f"lethe: {tmp_path}: is neither an empty folder nor one that this command made\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+@pytest.mark.slow
+def test_singles_and_all_in_one_file_beside_a_server(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = copy_workspace(built.ws, tmp_path / "built")
+    assert lethe(copied, "keys", "add-issuer", service.ISSUER).code == 0
+    before = (copied.root / "params.yaml").read_bytes(), sorted(path.name for path in copied.records.iterdir())
+    monkeypatch.setattr(service, "owner_ids", lambda: [owner.owner_id for owner in OWNERS])
+    document = run_bench_service(tmp_path, requests=4, every=3, seed=0)
+    assert [run["requests"] for run in (*document["singles"], document["together"])] == [1, 1, 4]
+    assert all(run["statuses"] == ["completed"] for run in (*document["singles"], document["together"]))
+    assert all(0 < run["stop_seconds"] < run["total_seconds"] <= run["command_seconds"] for run in document["singles"])
+    assert document["together_of_singles"] > 0
+    # The copy that was kept is as it was, for the next time.
+    assert before == ((copied.root / "params.yaml").read_bytes(), sorted(path.name for path in copied.records.iterdir()))
