@@ -25,15 +25,16 @@ from tasks.models.evaluation import (
     judge_compositions,
 )
 from tasks.training.adapter_gains import AdapterGain, measure_gain
-from tasks.training.shard_training import TrainedShard, train_shard
+from tasks.training.shard_training import TrainedShard, longest_first, train_shard
 from tasks.training.workers import active_pool
 from tasks.workspace import Workspace
 
 
 def start_training(root: str, shards: Sequence[int]) -> list[PrefectFuture[TrainedShard]]:
     """Have the shards trained ahead of all that the workers are asked afterwards: nothing takes longer."""
-    queued = [active_pool().submit(train_shard, Workspace(Path(root)), shard) for shard in shards]
-    return [train.submit(shard, training) for shard, training in zip(shards, queued, strict=True)]
+    ws = Workspace(Path(root))
+    queued = {shard: active_pool().submit(train_shard, ws, shard) for shard in longest_first(ws, shards)}
+    return [train.submit(shard, queued[shard]) for shard in shards]
 
 
 @task(task_run_name="train shard {shard}", cache_policy=NO_CACHE)

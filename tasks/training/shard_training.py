@@ -5,6 +5,7 @@ one way to make an adapter.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -62,6 +63,19 @@ def plan_origins(manifest: pd.DataFrame, shard: int, settings: Settings) -> list
 def stage_steps(manifest: pd.DataFrame, settings: Settings) -> list[int]:
     """Optimiser steps of each stage."""
     return [num_steps(len(stage_samples(manifest, stage)), settings.training, stage) for stage in range(settings.stages)]
+
+
+def longest_first(workspace: Workspace, shards: Sequence[int]) -> list[int]:
+    """Shards by the steps that training them takes today, so that no worker begins the longest when the others are done."""
+    if len(shards) < 2:
+        return list(shards)
+    settings, store = workspace.settings(), CheckpointStore(workspace.checkpoints)
+    left = {}
+    for shard in shards:
+        manifest = load_manifest(workspace, shard)
+        reused = num_reusable_stages(plan_chain(manifest, shard, settings), store.has)
+        left[shard] = sum(stage_steps(manifest, settings)[reused:])
+    return sorted(shards, key=lambda shard: -left[shard])
 
 
 def train_shard(workspace: Workspace, shard: int) -> TrainedShard:

@@ -19,6 +19,7 @@ from tasks.training.checkpoints import CheckpointStore
 from tasks.training.shard_training import (
     TrainedShard,
     load_stage,
+    longest_first,
     plan_chain,
     shared_backbone,
     shared_backbone_digest,
@@ -76,6 +77,17 @@ def test_what_is_trained_already_is_found(trained: tuple[Workspace, TrainedShard
     again = train_shard(ws, 0)
     assert (again.stages_reused, again.steps, again.steps_full) == (2, 0, 4)
     assert again.adapter == result.adapter == sha256_digest(ws.adapter(0).read_bytes())
+
+
+def test_the_shard_with_the_most_steps_left_comes_first(trained: tuple[Workspace, TrainedShard]) -> None:
+    ws, _ = trained
+    settings = ws.settings()
+    steps = {shard: sum(stage_steps(load_manifest(ws, shard), settings)) for shard in settings.shard_ids}
+    left = steps | {0: 0}  # trained
+    assert len(set(left.values())) > 1
+    for shards in (settings.shard_ids, settings.shard_ids[::-1]):
+        assert [left[shard] for shard in longest_first(ws, shards)] == sorted(left.values(), reverse=True)
+    assert longest_first(ws, [0]) == [0]
 
 
 def test_another_process_makes_the_same_bytes(trained: tuple[Workspace, TrainedShard], tmp_path: Path) -> None:
