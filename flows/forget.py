@@ -19,6 +19,7 @@ Compliance never waits for quality: steps 10 and 11 follow whatever the verdict.
 the same `lethe submit`: what the ledger holds as done is read there, and a step that was cut short finds what it had made by digest.
 """
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ def retrain(root: str, request_id: str, shards: Sequence[int]) -> Retrained:
 
 def evaluate(root: str, request_id: str, retrained: Retrained) -> Judged:
     """Step 8. What takes longest comes first."""
+    started = time.monotonic()
     before, candidate = compose_candidate(root, request_id, retrained.shards, retrained.descriptions)
     attacked = attack.submit(queue_attack(_case(root, request_id), candidate, retrained.recalled))
     registering = register.submit(root, request_id, candidate)
@@ -102,7 +104,8 @@ def evaluate(root: str, request_id: str, retrained: Retrained) -> Judged:
     gate = judge(root, before, candidate, retrained.descriptions)
     registering.result()
     traces = describe_traces(attacked.result(), looking.result())
-    return Judged(before=before, candidate=candidate, gate=gate, pictures=evaluation_pictures(root), traces=traces)
+    pictures, seconds = evaluation_pictures(root), time.monotonic() - started
+    return Judged(before=before, candidate=candidate, gate=gate, pictures=pictures, traces=traces, seconds=seconds)
 
 
 @task(cache_policy=NO_CACHE)

@@ -68,21 +68,32 @@ def run_bench_service(directory: Path, *, requests: int, every: int, seed: int) 
 
 def _compare(alone: Sequence[Document], together: Document) -> Document:
     """Ratios are of a whole to its own training; of the singles the median, and the sums' ratio."""
-    pairs = [(float(run["total_seconds"]), float(run["training_seconds"])) for run in alone]
-    taken = [whole for whole, _ in pairs]
-    ratios = [whole / training for whole, training in pairs if training > 0]  # what emptied a shard has trained nothing
-    singles = [{**run, "of_training": whole / training if training else None} for run, (whole, training) in zip(alone, pairs, strict=True)]
+    whole, training, evaluation = ([float(run[f"{name}_seconds"]) for run in alone] for name in ("total", "training", "evaluation"))
+    working = [sum(both) for both in zip(training, evaluation, strict=True)]
+    singles = [
+        {**run, "of_training": _ratio(one, trained), "of_training_and_evaluation": _ratio(one, worked)}
+        for run, one, trained, worked in zip(alone, whole, training, working, strict=True)
+    ]
     return {
         "singles": singles,
-        "of_training": {
-            "median": statistics.median(ratios) if ratios else None,
-            "all": sum(taken) / sum(training for _, training in pairs) if ratios else None,
-        },
-        "beside_training_seconds": statistics.median(whole - training for whole, training in pairs),
-        "mean_single_seconds": statistics.mean(taken),
+        "of_training": _sum_up(singles, "of_training", whole, training),
+        "of_training_and_evaluation": _sum_up(singles, "of_training_and_evaluation", whole, working),
+        "beside_training_seconds": statistics.median(one - trained for one, trained in zip(whole, training, strict=True)),
+        "orchestration_seconds": statistics.median(one - worked for one, worked in zip(whole, working, strict=True)),
+        "mean_single_seconds": statistics.mean(whole),
         "together": together,
-        "together_of_singles": together["total_seconds"] / (together["requests"] * statistics.mean(taken)),
+        "together_of_singles": together["total_seconds"] / (together["requests"] * statistics.mean(whole)),
     }
+
+
+def _sum_up(singles: Sequence[Document], name: str, whole: Sequence[float], part: Sequence[float]) -> Document:
+    ratios = [run[name] for run in singles if run[name] is not None]
+    return {"median": statistics.median(ratios) if ratios else None, "all": _ratio(sum(whole), sum(part))}
+
+
+def _ratio(whole: float, part: float) -> float | None:
+    """None where there is no part: what empties a shard trains nothing."""
+    return whole / part if part else None
 
 
 def _draw_owners(ws: Workspace, requests: int, seed: int) -> list[str]:
@@ -152,6 +163,7 @@ def _submit(ws: Workspace, root: Path, owners: Sequence[str]) -> Document:
         "statuses": sorted({str(one["status"]) for one in answers}),
         "stop_seconds": last["stop_seconds"],
         "training_seconds": last["training_seconds"],
+        "evaluation_seconds": last["evaluation_seconds"],
         "total_seconds": last["total_seconds"],
         "command_seconds": seconds,
         "peak_memory_mb": last["peak_memory_mb"],
@@ -174,20 +186,22 @@ def _run_lethe(workspace: Path, *arguments: str) -> Document:
 def print_service_table(document: Document) -> None:
     """The runs beside one another, for people. Of those together the training is that of all shards, which train in parallel."""
     table = Table(title="Whole forgets beside lethe serve", title_justify="left")
-    for name in ("requests", "stop s", "training s", "whole s", "whole of training", "memory MB"):
+    for name in ("requests", "stop s", "training s", "evaluation s", "whole s", "of training", "of both", "memory MB"):
         table.add_column(name, justify="right")
     for run in [*sorted(document["singles"], key=lambda run: float(run["training_seconds"])), document["together"]]:
-        seconds = (f"{run[name]:.1f}" for name in ("stop_seconds", "training_seconds", "total_seconds"))
-        table.add_row(str(run["requests"]), *seconds, _ratio(run.get("of_training")), f"{run['peak_memory_mb']:.0f}")
+        seconds = (f"{run[f'{name}_seconds']:.1f}" for name in ("stop", "training", "evaluation", "total"))
+        ratios = (_show(run.get(name)) for name in ("of_training", "of_training_and_evaluation"))
+        table.add_row(str(run["requests"]), *seconds, *ratios, f"{run['peak_memory_mb']:.0f}")
     stdout().print(table)
-    ratios, together = document["of_training"], document["together"]
+    alone, both, together = document["of_training"], document["of_training_and_evaluation"], document["together"]
     stdout().print(
-        f"singles: {_ratio(ratios['median'])} times their training in the median, {_ratio(ratios['all'])} all together; beside training "
-        f"{document['beside_training_seconds']:.1f} s in the median\n"
+        f"singles, median and all together: {_show(alone['median'])} and {_show(alone['all'])} times their training, "
+        f"{_show(both['median'])} and {_show(both['all'])} times training and evaluation; beside training "
+        f"{document['beside_training_seconds']:.1f} s, beside both {document['orchestration_seconds']:.1f} s in the median\n"
         f"{together['requests']} in one file: {document['together_of_singles']:.1%} of as many times the mean single, "
         f"{document['mean_single_seconds']:.1f} s"
     )
 
 
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _show(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}"

@@ -64,9 +64,13 @@ def _reasons(said: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def measured(case: Case) -> dict[str, Json]:
-    """What retraining took, in seconds summed over the shards (they train in parallel), and the most memory that the command has needed."""
-    retrained = case.find("retrained") or {}
-    return {"training_seconds": retrained.get("seconds"), "peak_memory_mb": peak_memory_megabytes()}
+    """What retraining took, in seconds summed over the shards (they train in parallel), what evaluation took, and the most memory."""
+    retrained, decided = case.find("retrained") or {}, case.find("decided") or {}
+    return {
+        "training_seconds": retrained.get("seconds"),
+        "evaluation_seconds": decided.get("evaluation_seconds"),
+        "peak_memory_mb": peak_memory_megabytes(),
+    }
 
 
 def describe_time(case: Case) -> dict[str, Json]:

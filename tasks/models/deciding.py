@@ -59,6 +59,8 @@ class Judged:
     gate: GateResult
     pictures: list[PictureRequest]
     traces: Traces = NO_TRACES
+    seconds: float | None = None
+    """That the judging took, if it was measured."""
 
 
 def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Mapping[str, Json]) -> Served:
@@ -107,6 +109,7 @@ def decide(case: Case, judged: Judged, work: Work, serving: Served, content: Map
         "record": record.name,
         "run_id": run_id,
         "kind": work.kind,
+        "evaluation_seconds": judged.seconds,
         "shards_hit": list(work.shards_hit),
         "experts": [asdict(expert) for expert in candidate.experts if expert.shard in work.shards_hit],
     }

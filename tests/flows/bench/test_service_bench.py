@@ -11,15 +11,18 @@ from flows.bench import service
 from flows.bench.service import run_bench_service
 
 
-def _run(requests: int, training: float, total: float) -> dict[str, Any]:
-    return {"requests": requests, "training_seconds": training, "total_seconds": total}
+def _run(requests: int, training: float, evaluation: float, total: float) -> dict[str, Any]:
+    return {"requests": requests, "training_seconds": training, "evaluation_seconds": evaluation, "total_seconds": total}
 
 
 def test_ratios_are_of_a_whole_to_its_own_training() -> None:
-    document = service._compare([_run(1, 2.0, 4.0), _run(1, 8.0, 10.0), _run(1, 0.0, 1.0)], _run(10, 30.0, 20.0))
-    assert [run["of_training"] for run in document["singles"]] == [2.0, 1.25, None]
-    assert document["of_training"] == {"median": 1.625, "all": 1.5}
-    assert (document["beside_training_seconds"], document["mean_single_seconds"]) == (2.0, 5.0)
+    singles = [_run(1, 2.0, 1.0, 4.5), _run(1, 8.0, 1.5, 9.5), _run(1, 0.0, 0.5, 1.0)]
+    document = service._compare(singles, _run(10, 30.0, 5.0, 20.0))
+    assert [run["of_training"] for run in document["singles"]] == [2.25, 1.1875, None]
+    assert [run["of_training_and_evaluation"] for run in document["singles"]] == [1.5, 1.0, 2.0]
+    assert document["of_training"] == {"median": 1.71875, "all": 1.5}
+    assert document["of_training_and_evaluation"] == {"median": 1.5, "all": 15 / 13}
+    assert (document["beside_training_seconds"], document["orchestration_seconds"], document["mean_single_seconds"]) == (1.5, 0.5, 5.0)
     assert document["together_of_singles"] == 20 / (10 * 5)
 
 
