@@ -79,7 +79,7 @@ def bench_forget(
 def bench_service(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make the workspaces; empty, or made by this command.")],
     requests: Annotated[int, typer.Option(min=2, help="Withdrawals in the trace, one owner each.")] = 64,
-    every: Annotated[int, typer.Option(min=1, help="Which of them also run alone: every n-th.")] = 5,
+    every: Annotated[int, typer.Option(min=1, help="Which of them also run alone: every n-th.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the trace.")] = 0,
     as_json: JsonOption = False,
 ) -> None:

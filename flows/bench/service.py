@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -42,8 +43,30 @@ _PAUSE_SECONDS = 0.1
 Document = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Served:
+    """A workspace, and the server beside it."""
+
+    ws: Workspace
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def wait_until_ready(self) -> None:
+        """Until the process that takes the next command has loaded everything."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while not address_file(self.ws).is_file():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise StateError(f"the server is not ready; its log: {self.log}")
+            time.sleep(_PAUSE_SECONDS)
+
+
 def run_bench_service(directory: Path, *, requests: int, every: int, seed: int) -> Document:
-    """Measure in `directory`: every `every`-th of `requests` withdrawals alone, then all in one file."""
+    """Measure in `directory`: every `every`-th of `requests` withdrawals alone, then all in one file.
+
+    Raises:
+        InvalidInputError: something else is in the folder, or there are fewer owners than requests.
+        StateError: a command failed, or the server did.
+    """
     root = directory.resolve()
     if root.exists() and not (root.is_dir() and ((root / "built").is_dir() or not any(root.iterdir()))):
         raise InvalidInputError(f"{root}: is neither an empty folder nor one that this command made")
@@ -107,7 +130,7 @@ def _draw_owners(ws: Workspace, requests: int, seed: int) -> list[str]:
 
 
 @contextmanager
-def _served_copy(root: Path) -> Iterator[Workspace]:
+def _served_copy(root: Path) -> Iterator[_Served]:
     """A fresh copy of what was built, at the place where it was built, beside a server of its own."""
     place = root / "workspace"
     shutil.rmtree(place, ignore_errors=True)
@@ -123,9 +146,7 @@ def _served_copy(root: Path) -> Iterator[Workspace]:
             preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
     try:
-        ws = open_workspace(place)
-        _wait_until_ready(ws, server, log)
-        yield ws
+        yield _Served(ws=open_workspace(place), process=server, log=log)
     finally:
         server.terminate()
         try:
@@ -135,26 +156,16 @@ def _served_copy(root: Path) -> Iterator[Workspace]:
             server.wait()
 
 
-def _wait_until_ready(ws: Workspace, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until the process that takes the next command has loaded everything."""
-    deadline = time.monotonic() + _READY_SECONDS
-    while not address_file(ws).is_file():
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise StateError(f"the server is not ready; its log: {log}")
-        time.sleep(_PAUSE_SECONDS)
-
-
-def _submit(ws: Workspace, root: Path, owners: Sequence[str]) -> Document:
-    """What the withdrawal of these owners in one file took."""
+def _submit(served: _Served, root: Path, owners: Sequence[str]) -> Document:
+    """What the withdrawal of these owners in one file took, begun when the server's process waits for it."""
     request = root / "requests" / f"{uuid4()}.csv"
     request.parent.mkdir(exist_ok=True)
     rows = [f"{uuid4()},{ISSUER},gdpr,{utc_now().isoformat(timespec='seconds')},{owner_id}," for owner_id in owners]
     request.write_text("\n".join(["request_id,issuer,regulation,submitted_at,owner_id,sample_id", *rows, ""]))
-    _run_lethe(ws.root, "sign", str(request), "--issuer", ISSUER)
-    while not address_file(ws).is_file():
-        time.sleep(_PAUSE_SECONDS)
+    _run_lethe(served.ws.root, "sign", str(request), "--issuer", ISSUER)
+    served.wait_until_ready()
     started = time.monotonic()
-    answer = _run_lethe(ws.root, "submit", str(request))
+    answer = _run_lethe(served.ws.root, "submit", str(request))
     seconds = time.monotonic() - started
     answers: list[Document] = answer["requests"] if len(owners) > 1 else [answer]
     last = max(answers, key=lambda one: float(one["total_seconds"]))
