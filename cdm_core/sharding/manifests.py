@@ -111,6 +111,8 @@ def find_samples(
 
 def drop_samples(frame: pd.DataFrame, hits: pd.DataFrame) -> pd.DataFrame:
     """The manifest without the samples of `hits`, matched by owner key and sample id; unknown hits are passed over."""
+    if hits.empty:
+        return frame.reset_index(drop=True)
     dropped = pd.MultiIndex.from_frame(frame[_SAMPLE]).isin(pd.MultiIndex.from_frame(hits[_SAMPLE]))
     return frame[~dropped].reset_index(drop=True)
 

@@ -145,12 +145,13 @@ def close_request(case: Case) -> dict[str, Json]:
     }
     if plan.held_samples:
         answer |= {"held_samples": plan.held_samples, "holds": list(plan.holds)}
-    erase_plan(case.ws, case.request_id)
-    ledger.append("closed", case.request_id, {"record": record.name, "held_samples": plan.held_samples}, utc_now())
-    ledger.set_status(case.request_id, status, answer)
-    if not plan.held_samples:  # else the request is needed once more, when the hold ends
-        erase_folder(images_folder(case.ws, case.request_id))
-        ledger.forget_content(case.request_id)
+    with ledger.together():
+        ledger.append("closed", case.request_id, {"record": record.name, "held_samples": plan.held_samples}, utc_now())
+        ledger.set_status(case.request_id, status, answer)
+        if not plan.held_samples:  # else the request is needed once more, when the hold ends
+            ledger.forget_content(case.request_id)
+            erase_folder(images_folder(case.ws, case.request_id))
+        erase_plan(case.ws, case.request_id)  # last: a case that isn't closed needs it
     return answer
 
 

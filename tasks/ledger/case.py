@@ -36,9 +36,10 @@ class Case:
     def finish(self, step: str, body: Mapping[str, Json], *, status: Status | None = None) -> Mapping[str, Json]:
         """Record a step's effect, after it has happened, and where the request stands."""
         ledger = Ledger(self.ws)
-        event = ledger.append(step, self.request_id, body, utc_now())
-        if status is not None:
-            ledger.set_status(self.request_id, status)
+        with ledger.together():
+            event = ledger.append(step, self.request_id, body, utc_now())
+            if status is not None:
+                ledger.set_status(self.request_id, status)
         return event.body
 
     def step_key(self, step: str) -> str:

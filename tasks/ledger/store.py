@@ -107,6 +107,7 @@ class Ledger:
     def __init__(self, ws: Workspace) -> None:
         self._ws = ws
         self.path = ws.ledger / "ledger.sqlite"
+        self._shared: sqlite3.Connection | None = None  # while a transaction of several writes is open
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._connect() as connection:
             if is_chained(connection):
@@ -116,6 +117,19 @@ class Ledger:
                 connection.execute("BEGIN IMMEDIATE")
                 take_over_states(connection, format_time(utc_now()))
                 connection.execute("COMMIT")
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written through this object within is one transaction: afterwards all of it is there, or after an exception nothing.
+
+        Writes through another object wait until it has ended, so within it there must be none.
+        """
+        with self._transaction() as connection:
+            self._shared = connection
+            try:
+                yield
+            finally:
+                self._shared = None
 
     def append(self, kind: str, request_id: str | None, body: Mapping[str, Json], now: datetime) -> Event:
         """Add an event at the end."""
@@ -332,6 +346,9 @@ class Ledger:
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
+        if self._shared is not None:
+            yield self._shared
+            return
         try:
             with closing(sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None)) as connection:
                 connection.execute("PRAGMA synchronous = FULL")
@@ -345,6 +362,9 @@ class Ledger:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One writer at a time, from the first read on; an exception rolls back as the connection closes."""
+        if self._shared is not None:
+            yield self._shared
+            return
         with self._connect() as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection

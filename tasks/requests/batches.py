@@ -75,9 +75,10 @@ def coalesce(ws: Workspace, request_id: str, now: datetime, *, among: Collection
     content = canonical_json({"requests": digests})
     digest = sha256_digest(content)
     batch = f"{_PREFIX}{digest[:16]}"
-    ledger.receive(batch, "batch", digest, content, now)
-    for name in digests:
-        if batch_of(ws, name) != batch:
+    fresh = [name for name in digests if batch_of(ws, name) != batch]
+    with ledger.together():
+        ledger.receive(batch, "batch", digest, content, now)
+        for name in fresh:
             ledger.append("batched", name, {"batch": batch}, now)
     return batch
 
@@ -154,9 +155,18 @@ def close_members(case: Case) -> None:
         "purged": purged["counts"],
         "batch": case.request_id,
     }
+    answers = {}
     for (member, _), record in zip(waiting, records, strict=True):
         log_record(case.ws, str(common["mlflow_run_id"]), record)
-        _close_member(member, record, status, names, common)
+        answers[member.request_id] = _answer_member(member, record, status, names, common)
+    ledger = Ledger(case.ws)
+    with ledger.together():
+        for (member, _), record in zip(waiting, records, strict=True):
+            ledger.append("closed", member.request_id, {"record": record.name, "batch": case.request_id}, utc_now())
+            ledger.set_status(member.request_id, status, answers[member.request_id])
+            ledger.forget_content(member.request_id)
+            erase_folder(images_folder(case.ws, member.request_id))
+            erase_plan(case.ws, member.request_id)
 
 
 def requests_of(case: Case) -> list[str]:
@@ -249,21 +259,15 @@ def _describe_member(case: Case, request: Mapping[str, Json], status: Status) ->
     }
 
 
-def _close_member(case: Case, record: Path, status: Status, earlier: Sequence[Json], common: Mapping[str, Json]) -> None:
-    """Answer a member: what is common to the batch, and its own."""
-    ledger = Ledger(case.ws)
-    answer: dict[str, Json] = {
+def _answer_member(case: Case, record: Path, status: Status, earlier: Sequence[Json], common: Mapping[str, Json]) -> Mapping[str, Json]:
+    """A member's answer: what is common to the batch, and its own."""
+    return {
         "request_id": case.request_id,
         "status": status,
         "total_seconds": (utc_now() - _stored(case).received_at).total_seconds(),
         **common,
         "audit_records": [str(case.ws.records / str(name)) for name in (*earlier, record.name)],
     }
-    erase_plan(case.ws, case.request_id)
-    ledger.append("closed", case.request_id, {"record": record.name, "batch": common["batch"]}, utc_now())
-    ledger.set_status(case.request_id, status, answer)
-    erase_folder(images_folder(case.ws, case.request_id))
-    ledger.forget_content(case.request_id)
 
 
 def _stored(case: Case) -> StoredRequest:

@@ -97,10 +97,11 @@ def receive_file(
             find_image_files(request, path.parent)  # 4
         _check_ids(ledger, received)  # 4
         _check_spent(ws, ledger, received.digest, new)  # 4
-        for request in new:
-            ledger.receive(request.request_id, request.issuer, received.digest, received.content, received.received_at)  # 5
-            keep_images(ws, request, path.parent)
-            ledger.append("received", request.request_id, _describe(ws, received, request), now)
+        with ledger.together():  # 5
+            for request in new:
+                ledger.receive(request.request_id, request.issuer, received.digest, received.content, received.received_at)
+                keep_images(ws, request, path.parent)
+                ledger.append("received", request.request_id, _describe(ws, received, request), now)
     except RequestRefusedError as error:
         words = record_refusal(ledger, path, error, now, form) if records_refusal else None
         if words is None or str(error).endswith(f"[{words}]"):

@@ -41,6 +41,14 @@ def append_three(ledger: Ledger) -> None:
         ledger.append("step", f"r-{number % 2}", {"number": number, "share": 0.5, "name": "Zoë"}, NOW + timedelta(seconds=number))
 
 
+def close_two(ledger: Ledger) -> None:
+    """Close r-1 and r-2 together."""
+    with ledger.together():
+        ledger.set_status("r-1", "completed", {"number": 1})
+        ledger.forget_content("r-1")
+        ledger.forget_content("r-2")
+
+
 def test_events_come_back_as_they_went_in(ledger: Ledger) -> None:
     append_three(ledger)
     other = ledger.append("start", None, {}, NOW)
@@ -52,6 +60,23 @@ def test_events_come_back_as_they_went_in(ledger: Ledger) -> None:
     assert [event.seq for event in reopened.events(request_id="r-0")] == [1, 3]
     assert [event.seq for event in reopened.events(kind="start")] == [4]
     assert [event.seq for event in reopened.events(request_id="r-0", kind="start")] == []
+
+
+def test_what_is_written_together_is_there_as_a_whole_or_not_at_all(ledger: Ledger) -> None:
+    other = Ledger(Workspace(ledger.path.parents[2]))
+    with ledger.together():
+        ledger.receive("r-1", "owner:johanna", DIGEST, CONTENT, NOW)
+        ledger.append("received", "r-1", {}, NOW)
+        assert (ledger.request("r-1") is not None, other.request("r-1"), other.events()) == (True, None, [])
+    assert [event.kind for event in other.events()] == ["status", "received"]
+    with pytest.raises(StateError, match=r"^request r-2: not in the ledger$"):
+        close_two(ledger)
+    stored = other.request("r-1")
+    assert stored is not None
+    assert (stored.status, stored.answer, stored.content) == ("received", None, CONTENT)
+    ledger.append("later", "r-1", {}, NOW)  # by itself again
+    assert [event.kind for event in other.events()] == ["status", "received", "later"]
+    other.verify()
 
 
 def test_last(ledger: Ledger) -> None:

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from test_receipts import PARAMETERS
 
 from cdm_core.errors import InvalidInputError, RequestRefusedError, VerificationError
 from flows.receipts import run_verify
@@ -22,6 +21,8 @@ from tasks.keys import add_issuer, add_key, create_keys, load_registry, revoke_k
 from tasks.ledger.store import Ledger
 from tasks.requests.intake import headers_file, receive_file
 from tasks.workspace import Workspace
+
+PARAMETERS = Path(__file__).resolve().parents[3] / "params.yaml"
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
