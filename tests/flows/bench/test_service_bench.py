@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from built_workspace import Built, copy_workspace
 from tiny_workspace import OWNERS, lethe
+from typer.testing import CliRunner
 
 from flows.bench import service
 from flows.bench.service import run_bench_service
+from flows.cli import app
 
 
 def _run(requests: int, training: float, evaluation: float, total: float) -> dict[str, Any]:
@@ -31,6 +33,21 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     ran = lethe(None, "bench", "service", tmp_path)
     assert (ran.code, ran.err) == (1, f"lethe: {tmp_path}: is neither an empty folder nor one that this command made\n")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_people_see_the_runs_beside_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [_run(1, 2.0, 1.0, 4.5), _run(1, 0.0, 0.5, 1.0), _run(10, 30.0, 5.0, 20.0)]
+    one, emptied, together = (run | {"stop_seconds": 0.25, "peak_memory_mb": 3900.0} for run in runs)
+    monkeypatch.setattr(service, "run_bench_service", lambda directory, **options: service._compare([one, emptied], together))
+    out = CliRunner().invoke(app, ["bench", "service", str(tmp_path)]).stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert rows == [
+        ["1", "0.2", "0.0", "0.5", "1.0", "–", "2.00", "3900"],
+        ["1", "0.2", "2.0", "1.0", "4.5", "2.25", "1.50", "3900"],
+        ["10", "0.2", "30.0", "5.0", "20.0", "–", "–", "3900"],
+    ]
+    assert "2.25 and 2.75 times their training" in out
+    assert "10 in one file: 72.7% of as many times the mean single, 2.8 s" in out
 
 
 @pytest.mark.slow
