@@ -8,27 +8,20 @@ Of a trace drawn by the tiers' rates every n-th owner withdraws alone; the mean 
 for every one. A folder that holds the built workspace already is measured again without building.
 """
 
-import json
-import shutil
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from rich.table import Table
 
-from cdm_core.errors import InvalidInputError, StateError
+from cdm_core.errors import InvalidInputError
 from cdm_core.sharding.partition import compute_owner_key
 from cdm_core.sharding.retraining_sides import draw_trace
+from flows.bench.served_copy import Served, run_lethe, served_copy
 from flows.console import progress_bars, stdout
-from flows.prefect_server import end_with_parent, free_port
-from flows.standby.channel import address_file
 from tasks.clock import utc_now
 from tasks.data.openmoji import owner_ids
 from tasks.keys import owner_secret
@@ -36,28 +29,9 @@ from tasks.training.retraining_bench import load_rows
 from tasks.workspace import Workspace, open_workspace
 
 ISSUER = "bench"
-_READY_SECONDS = 180.0
-_STOP_SECONDS = 30.0
-_PAUSE_SECONDS = 0.1
+_OURS = {"built", "workspace", "requests", "serve.log"}
 
 Document = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Served:
-    """A workspace, and the server beside it."""
-
-    ws: Workspace
-    process: "subprocess.Popen[bytes]"
-    log: Path
-
-    def wait_until_ready(self) -> None:
-        """Until the process that takes the next command has loaded everything."""
-        deadline = time.monotonic() + _READY_SECONDS
-        while not address_file(self.ws).is_file():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise StateError(f"the server is not ready; its log: {self.log}")
-            time.sleep(_PAUSE_SECONDS)
 
 
 def run_bench_service(directory: Path, *, requests: int, every: int, seed: int) -> Document:
@@ -68,22 +42,23 @@ def run_bench_service(directory: Path, *, requests: int, every: int, seed: int) 
         StateError: a command failed, or the server did.
     """
     root = directory.resolve()
-    if root.exists() and not (root.is_dir() and ((root / "built").is_dir() or not any(root.iterdir()))):
+    found = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    if (root.exists() and not root.is_dir()) or found - _OURS or (found and "built" not in found):
         raise InvalidInputError(f"{root}: is neither an empty folder nor one that this command made")
     singles = range(0, requests, every)
     with progress_bars({"commands": len(singles) + (1 if (root / "built").is_dir() else 4)}) as advance:
         if not (root / "built").is_dir():
             for arguments in (["init", str(root / "workspace")], ["build"], ["keys", "add-issuer", ISSUER]):
-                _run_lethe(root / "workspace", *arguments)
+                run_lethe(root / "workspace", *arguments)
                 advance("commands", 1)
             (root / "workspace").rename(root / "built")
         trace = _draw_owners(open_workspace(root / "built"), requests, seed)
         alone: list[Document] = []
-        with _served_copy(root) as served:
+        with served_copy(root / "built", root / "workspace", root / "serve.log") as served:
             for number in singles:
                 alone.append(_submit(served, root, trace[number : number + 1]))
                 advance("commands", 1)
-        with _served_copy(root) as served:
+        with served_copy(root / "built", root / "workspace", root / "serve.log") as served:
             together = _submit(served, root, trace)
             advance("commands", 1)
     return _compare(alone, together) | {"seed": seed, "every": every}
@@ -129,43 +104,16 @@ def _draw_owners(ws: Workspace, requests: int, seed: int) -> list[str]:
         raise InvalidInputError(f"requests: {error}") from error
 
 
-@contextmanager
-def _served_copy(root: Path) -> Iterator[_Served]:
-    """A fresh copy of what was built, at the place where it was built, beside a server of its own."""
-    place = root / "workspace"
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(root / "built", place, symlinks=True)
-    log = root / "serve.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            _lethe(place, "serve", "--port", str(free_port())),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C in a terminal is for us: the server goes last
-            preexec_fn=end_with_parent if sys.platform == "linux" else None,
-        )
-    try:
-        yield _Served(ws=open_workspace(place), process=server, log=log)
-    finally:
-        server.terminate()
-        try:
-            server.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _submit(served: _Served, root: Path, owners: Sequence[str]) -> Document:
+def _submit(served: Served, root: Path, owners: Sequence[str]) -> Document:
     """What the withdrawal of these owners in one file took, begun when the server's process waits for it."""
     request = root / "requests" / f"{uuid4()}.csv"
     request.parent.mkdir(exist_ok=True)
     rows = [f"{uuid4()},{ISSUER},gdpr,{utc_now().isoformat(timespec='seconds')},{owner_id}," for owner_id in owners]
     request.write_text("\n".join(["request_id,issuer,regulation,submitted_at,owner_id,sample_id", *rows, ""]))
-    _run_lethe(served.ws.root, "sign", str(request), "--issuer", ISSUER)
+    run_lethe(served.ws.root, "sign", str(request), "--issuer", ISSUER)
     served.wait_until_ready()
     started = time.monotonic()
-    answer = _run_lethe(served.ws.root, "submit", str(request))
+    answer = run_lethe(served.ws.root, "submit", str(request))
     seconds = time.monotonic() - started
     answers: list[Document] = answer["requests"] if len(owners) > 1 else [answer]
     last = max(answers, key=lambda one: float(one["total_seconds"]))
@@ -179,19 +127,6 @@ def _submit(served: _Served, root: Path, owners: Sequence[str]) -> Document:
         "command_seconds": seconds,
         "peak_memory_mb": last["peak_memory_mb"],
     }
-
-
-def _lethe(workspace: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from flows.cli import main; main()", *arguments, "--workspace", str(workspace)]
-
-
-def _run_lethe(workspace: Path, *arguments: str) -> Document:
-    """The document of a command in a process of its own."""
-    ran = subprocess.run([*_lethe(workspace, *arguments), "--json"], capture_output=True, text=True, check=False)
-    if ran.returncode != 0:
-        raise StateError(f"lethe {arguments[0]}: {(ran.stderr.splitlines() or ['failed without a word'])[-1]}")
-    document: Document = json.loads(ran.stdout)
-    return document
 
 
 def print_service_table(document: Document) -> None:

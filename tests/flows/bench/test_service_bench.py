@@ -29,10 +29,15 @@ def test_ratios_are_of_a_whole_to_its_own_training() -> None:
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "theirs").mkdir()
-    ran = lethe(None, "bench", "service", tmp_path)
-    assert (ran.code, ran.err) == (1, f"lethe: {tmp_path}: is neither an empty folder nor one that this command made\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+    for theirs in (("workspace",), ("built", "pictures")):
+        folder = tmp_path / theirs[-1]
+        for name in theirs:
+            (folder / name).mkdir(parents=True)
+        ran = lethe(None, "bench", "service", folder)
+        assert (ran.code, ran.err) == (1, f"lethe: {folder}: is neither an empty folder nor one that this command made\n")
+        assert sorted(path.name for path in folder.iterdir()) == sorted(theirs)
+    (tmp_path / "file").touch()
+    assert lethe(None, "bench", "service", tmp_path / "file").code == 1
 
 
 def test_people_see_the_runs_beside_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
