@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
 from cdm_core.digests import Digest, Json, canonical_json
@@ -376,8 +377,12 @@ def _suppress(connection: sqlite3.Connection, hmacs: Collection[str], at: str) -
     commit_suppression(connection, at)
 
 
+@lru_cache(maxsize=1 << 16)
 def _fits_leaf(row: EventRow, salt: bytes | None) -> bool:
-    """Whether a stored event is what its leaf commits to; an unlinked one has neither salt nor body nor request."""
+    """Whether a stored event is what its leaf commits to; an unlinked one has neither salt nor body nor request.
+
+    A function of its arguments alone, and a flow asks of all events with each record that it signs: what was compared isn't hashed again.
+    """
     if not _LEAF.fullmatch(row[5]):
         return False
     if salt is None:
