@@ -8,7 +8,6 @@ Of a trace drawn by the tiers' rates every n-th owner withdraws alone; the mean 
 for every one. A folder that holds the built workspace already is measured again without building.
 """
 
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from uuid import uuid4
 from rich.table import Table
 
 from cdm_core.errors import InvalidInputError
+from cdm_core.sharding.forget_times import compare_forgets
 from cdm_core.sharding.partition import compute_owner_key
 from cdm_core.sharding.retraining_sides import draw_trace
 from flows.bench.served_copy import Served, run_lethe, served_copy
@@ -61,37 +61,7 @@ def run_bench_service(directory: Path, *, requests: int, every: int, seed: int) 
         with served_copy(root / "built", root / "workspace", root / "serve.log") as served:
             together = _submit(served, root, trace)
             advance("commands", 1)
-    return _compare(alone, together) | {"seed": seed, "every": every}
-
-
-def _compare(alone: Sequence[Document], together: Document) -> Document:
-    """Ratios are of a whole to its own training; of the singles the median, and the sums' ratio."""
-    whole, training, evaluation = ([float(run[f"{name}_seconds"]) for run in alone] for name in ("total", "training", "evaluation"))
-    working = [sum(both) for both in zip(training, evaluation, strict=True)]
-    singles = [
-        {**run, "of_training": _ratio(one, trained), "of_training_and_evaluation": _ratio(one, worked)}
-        for run, one, trained, worked in zip(alone, whole, training, working, strict=True)
-    ]
-    return {
-        "singles": singles,
-        "of_training": _sum_up(singles, "of_training", whole, training),
-        "of_training_and_evaluation": _sum_up(singles, "of_training_and_evaluation", whole, working),
-        "beside_training_seconds": statistics.median(one - trained for one, trained in zip(whole, training, strict=True)),
-        "orchestration_seconds": statistics.median(one - worked for one, worked in zip(whole, working, strict=True)),
-        "mean_single_seconds": statistics.mean(whole),
-        "together": together,
-        "together_of_singles": together["total_seconds"] / (together["requests"] * statistics.mean(whole)),
-    }
-
-
-def _sum_up(singles: Sequence[Document], name: str, whole: Sequence[float], part: Sequence[float]) -> Document:
-    ratios = [run[name] for run in singles if run[name] is not None]
-    return {"median": statistics.median(ratios) if ratios else None, "all": _ratio(sum(whole), sum(part))}
-
-
-def _ratio(whole: float, part: float) -> float | None:
-    """None where there is no part: what empties a shard trains nothing."""
-    return whole / part if part else None
+    return compare_forgets(alone, together) | {"seed": seed, "every": every}
 
 
 def _draw_owners(ws: Workspace, requests: int, seed: int) -> list[str]:

@@ -29,8 +29,7 @@ OVERSAMPLING = 4
 
 def render_openmoji(progress: Callable[[int, int], None]) -> Iterator[SourcePicture]:
     """All pictures of the table, in its order; `progress` hears (done, total)."""
-    with shipped_file("openmoji.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _read_table()
     # Not "fork": the caller may hold locks of other threads.
     with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("forkserver")) as pool:
         pictures = pool.map(render_picture, [row["hexcode"] for row in rows], chunksize=32)
@@ -51,14 +50,17 @@ def render_picture(hexcode: str) -> bytes:
 
 def owner_ids() -> list[str]:
     """The designers, in the table's order."""
-    with shipped_file("openmoji.csv").open(encoding="utf-8", newline="") as file:
-        return list(dict.fromkeys(row["owner_id"] for row in csv.DictReader(file)))
+    return list(dict.fromkeys(row["owner_id"] for row in _read_table()))
 
 
 def caption_groups(column: str = "group") -> dict[str, str]:
     """OpenMoji's group (or "subgroup") of each caption; of emoji with one name the first stands."""
     groups: dict[str, str] = {}
-    with shipped_file("openmoji.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            groups.setdefault(row["annotation"], row[column])
+    for row in _read_table():
+        groups.setdefault(row["annotation"], row[column])
     return groups
+
+
+def _read_table() -> list[dict[str, str]]:
+    with shipped_file("openmoji.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -100,6 +100,7 @@ def receive_file(
         with ledger.together():  # 5
             for request in new:
                 ledger.receive(request.request_id, request.issuer, received.digest, received.content, received.received_at)
+            for request in new:  # no picture is kept for a file that was refused meanwhile
                 keep_images(ws, request, path.parent)
                 ledger.append("received", request.request_id, _describe(ws, received, request), now)
     except RequestRefusedError as error:

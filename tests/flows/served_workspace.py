@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flows.prefect_server import free_port
 from tasks.workspace import Workspace
 
 SERVE = """
@@ -102,12 +102,6 @@ def are_gone(processes: list[int]) -> bool:
             return False
         time.sleep(0.1)
     return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -1,31 +1,16 @@
-"""`lethe bench service`: real commands beside a real server, on the tiny workspace; and the ratios that it makes of what they answer."""
+"""`lethe bench service`: real commands beside a real server, on the tiny workspace."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from built_workspace import Built, copy_workspace
 from tiny_workspace import OWNERS, lethe
 from typer.testing import CliRunner
 
+from cdm_core.sharding.forget_times import compare_forgets
 from flows.bench import service
 from flows.bench.service import run_bench_service
 from flows.cli import app
-
-
-def _run(requests: int, training: float, evaluation: float, total: float) -> dict[str, Any]:
-    return {"requests": requests, "training_seconds": training, "evaluation_seconds": evaluation, "total_seconds": total}
-
-
-def test_ratios_are_of_a_whole_to_its_own_training() -> None:
-    singles = [_run(1, 2.0, 1.0, 4.5), _run(1, 8.0, 1.5, 9.5), _run(1, 0.0, 0.5, 1.0)]
-    document = service._compare(singles, _run(10, 30.0, 5.0, 20.0))
-    assert [run["of_training"] for run in document["singles"]] == [2.25, 1.1875, None]
-    assert [run["of_training_and_evaluation"] for run in document["singles"]] == [1.5, 1.0, 2.0]
-    assert document["of_training"] == {"median": 1.71875, "all": 1.5}
-    assert document["of_training_and_evaluation"] == {"median": 1.5, "all": 15 / 13}
-    assert (document["beside_training_seconds"], document["orchestration_seconds"], document["mean_single_seconds"]) == (1.5, 0.5, 5.0)
-    assert document["together_of_singles"] == 20 / (10 * 5)
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
@@ -41,9 +26,10 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_people_see_the_runs_beside_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [_run(1, 2.0, 1.0, 4.5), _run(1, 0.0, 0.5, 1.0), _run(10, 30.0, 5.0, 20.0)]
-    one, emptied, together = (run | {"stop_seconds": 0.25, "peak_memory_mb": 3900.0} for run in runs)
-    monkeypatch.setattr(service, "run_bench_service", lambda directory, **options: service._compare([one, emptied], together))
+    names = ("requests", "training_seconds", "evaluation_seconds", "total_seconds", "stop_seconds", "peak_memory_mb")
+    taken = [(1, 2.0, 1.0, 4.5), (1, 0.0, 0.5, 1.0), (10, 30.0, 5.0, 20.0)]
+    one, emptied, together = (dict(zip(names, (*numbers, 0.25, 3900.0), strict=True)) for numbers in taken)
+    monkeypatch.setattr(service, "run_bench_service", lambda directory, **options: compare_forgets([one, emptied], together))
     out = CliRunner().invoke(app, ["bench", "service", str(tmp_path)]).stdout
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
     assert rows == [
