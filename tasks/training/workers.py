@@ -7,6 +7,7 @@ server. Workers report progress through a queue that a thread of the parent drai
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -121,6 +122,8 @@ def _start_worker(queue: SimpleQueue[tuple[str, int] | None], rehearse: Callable
 
     global _queue
     _queue = queue
+    # A worker that raised KeyboardInterrupt would end one piece of work and begin the next that was queued. Stores bear a kill.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(NUM_THREADS)
     end_with_parent()
     if rehearse is not None:

@@ -1,6 +1,7 @@
 """The pool of one-threaded processes, and what a killed parent leaves behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,20 @@ if __name__ == "__main__":
     time.sleep(60)
 """
 
+WORK_UNTIL_INTERRUPTED = """
+import time
+from tasks.training.workers import worker_pool
+
+if __name__ == "__main__":
+    with worker_pool(1) as pool:
+        pool.submit(time.sleep, 0).result()  # it has started
+        pending = [pool.submit(time.sleep, 600) for _ in range(3)]
+        while not pending[1].running():  # the worker holds the first, the second is queued where nobody can cancel it
+            time.sleep(0.01)
+        print("working", flush=True)
+        pending[0].result()
+"""
+
 
 def test_a_child_ends_with_its_killed_parent() -> None:
     with subprocess.Popen([sys.executable, "-c", START_A_CHILD], stdout=subprocess.PIPE, text=True) as parent:
@@ -40,6 +55,18 @@ def test_a_child_ends_with_its_killed_parent() -> None:
             return
         time.sleep(0.05)
     raise AssertionError("the child goes on")
+
+
+def test_an_interrupt_ends_the_work_and_what_is_queued_behind_it() -> None:
+    command = [sys.executable, "-c", WORK_UNTIL_INTERRUPTED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "working\n"
+        os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+        try:
+            assert parent.wait(timeout=60) == -signal.SIGINT
+        finally:
+            parent.kill()
 
 
 def test_workers_run_one_thread_and_report_to_the_parent() -> None:
