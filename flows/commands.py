@@ -156,6 +156,10 @@ def forget_received(
         RequestRefusedError: it was refused, now or before.
     """
     if (answer := _earlier_answer(ws, request_id)) is not None:
+        if answer["status"] != "held":  # or another process may have put it back in the queue by now
+            from tasks.plans.kept_files import erase_kept
+
+            erase_kept(ws, request_id)  # a crash may have come between the answer and this
         return answer
     totals = {"steps": None, "reference pictures": None, "evaluation pictures": 3 * ws.settings().evaluation.samples}
     with flow_session(ws, totals if show_progress else None):

@@ -9,6 +9,7 @@ from flows.console import say
 from tasks.clock import utc_now
 from tasks.ledger.case import Case
 from tasks.ledger.store import Ledger, StoredRequest
+from tasks.plans.kept_files import sweep_kept
 from tasks.requests.holds import sweep_holds
 from tasks.workspace import Workspace
 
@@ -17,6 +18,7 @@ _UNDER_WAY = ("planned", "stopped", "retraining")
 
 def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
     """Run every interrupted case to its end, oldest first, but the one that the caller is about to run; call it inside a flow session."""
+    sweep_kept(ws)
     sweep_holds(ws, utc_now())
     for stored in Ledger(ws).requests():
         is_requeued = stored.status == "received" and Ledger(ws).last("requeued", stored.request_id) is not None

@@ -18,6 +18,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -135,6 +136,12 @@ def verify_envelope(content: bytes, keys: Sequence[Key]) -> VerifiedStatement:
     Raises:
         VerificationError: not an envelope, signed by none of the keys, not the bytes that were written, or not a Statement.
     """
+    return _verify_envelope(content, tuple(keys))
+
+
+@cache
+def _verify_envelope(content: bytes, keys: tuple[Key, ...]) -> VerifiedStatement:
+    """A function of bytes and keys alone, and a flow asks of the whole chain with each record that it signs: what held is remembered."""
     try:
         shape = _EnvelopeShape.model_validate_json(content)
         payload = base64.b64decode(shape.payload, validate=True)

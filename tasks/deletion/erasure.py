@@ -6,7 +6,8 @@ any more, which is intended; untouched shards keep theirs. Objects in the cache 
 short left them. A remote may be shared with other projects, so there only objects by name are touched.
 
 An object is deleted before the directory object that lists it, so that a run that was cut short can be planned again. Then every store
-is listed again, and the working tree searched for copies.
+is listed again, and the working tree searched for copies. DVC's notes of file states named what is gone, and start anew with what that
+search has hashed: the next request would else wait for all data to be hashed before anything is stopped.
 """
 
 import hashlib
@@ -16,10 +17,12 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from dvc_data.hashfile.hash_info import HashInfo
 
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.errors import StateError, VerificationError
@@ -153,9 +156,12 @@ def verify_absence(ws: Workspace, object_ids: Collection[str]) -> None:
                 raise VerificationError(f"{store.path}: {len(left)} erased objects are still there, {min(left)} among them")
             if any(erased & mentioned for mentioned in store.runs().values()):
                 raise VerificationError(f"{store.path}: the run cache still mentions an erased object")
-    for path in _data_files(ws):
-        if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() in erased:
-            raise VerificationError(f"{path}: a copy of an erased object")
+    with open_repo(ws) as repo:
+        states = [(str(path), repo.fs.info(str(path)), _compute_md5(path)) for path in _data_files(ws)]
+        for name, _, object_id in states:
+            if object_id in erased:
+                raise VerificationError(f"{name}: a copy of an erased object")
+        repo.state.save_many(((name, HashInfo("md5", object_id), info) for name, info, object_id in states), repo.fs)
 
 
 @contextmanager
@@ -204,6 +210,12 @@ def _check_one_version(ws: Workspace, references: list[Reference]) -> None:
     for reference in references:
         if versions[reference.path] != reference.object_id:
             raise StateError(f"{ws.root / reference.path}: changed since its shard was trained; commit the training before erasing")
+
+
+def _compute_md5(path: Path) -> str:
+    """Of a file's bytes, read now, whatever DVC has noted of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 def _data_files(ws: Workspace) -> list[Path]:

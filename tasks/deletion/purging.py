@@ -25,10 +25,10 @@ from tasks.models.deciding import audit_run, close_run
 from tasks.models.evaluation import PictureRequest, ShardDescription, erase_descriptions_but, erase_generated_but
 from tasks.models.release import champion_composition, log_record, sign_record
 from tasks.paper_report.cache import erase_report
-from tasks.plans.planning import ForgetPlan, erase_plan
+from tasks.plans.kept_files import erase_kept
+from tasks.plans.planning import ForgetPlan
 from tasks.requests.identities import forget_identities
 from tasks.requests.notifying import describe_notifications
-from tasks.requests.request_images import images_folder
 from tasks.training.checkpoints import CheckpointStore
 from tasks.training.classifiers import erase_classifiers
 from tasks.training.shard_training import plan_chain
@@ -150,8 +150,7 @@ def close_request(case: Case) -> dict[str, Json]:
         ledger.set_status(case.request_id, status, answer)
         if not plan.held_samples:  # else the request is needed once more, when the hold ends
             ledger.forget_content(case.request_id)
-            erase_folder(images_folder(case.ws, case.request_id))
-        erase_plan(case.ws, case.request_id)  # last: a case that isn't closed needs it
+    erase_kept(case.ws, case.request_id)
     return answer
 
 

@@ -25,14 +25,15 @@ from tasks.data.manifest_store import load_manifest
 from tasks.data.pictures import normalise_picture
 from tasks.data.samples import pack_name
 from tasks.deletion.suppression import perceptual_bands
-from tasks.files import erase_folder, write_atomically
+from tasks.files import write_atomically
 from tasks.keys import owner_secret
 from tasks.ledger.store import Ledger
-from tasks.plans.duplicates import chosen_duplicates, erase_choice, hash_samples
+from tasks.plans.duplicates import chosen_duplicates, hash_samples
+from tasks.plans.kept_files import erase_kept, plan_file
 from tasks.requests.holds import Hold, active_holds, describe_hold, find_held
 from tasks.requests.identities import resolve_identifiers
 from tasks.requests.notifying import queue_callbacks
-from tasks.requests.request_images import find_image_files, images_folder
+from tasks.requests.request_images import find_image_files
 from tasks.training.checkpoints import CheckpointStore
 from tasks.training.shard_training import plan_chain, stage_steps
 from tasks.workspace import Workspace
@@ -182,7 +183,7 @@ def plan_deletion(
 
 def save_plan(ws: Workspace, plan: ForgetPlan) -> Path:
     """Keep the plan until the request is closed."""
-    path = _plan_path(ws, plan.request_id)
+    path = plan_file(ws, plan.request_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, canonical_json(asdict(plan)), mode=0o600)
     return path
@@ -190,7 +191,7 @@ def save_plan(ws: Workspace, plan: ForgetPlan) -> Path:
 
 def load_plan(ws: Workspace, request_id: str) -> ForgetPlan | None:
     """The kept plan of a request."""
-    path = _plan_path(ws, request_id)
+    path = plan_file(ws, request_id)
     if not path.is_file():
         return None
     document = json.loads(path.read_bytes())
@@ -212,14 +213,7 @@ def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, n
     ledger.set_status(request_id, "refused", {"request_id": request_id, "status": "refused", "reason": error.reason, "message": str(error)})
     queue_callbacks(ws, request_id, "refused")
     ledger.forget_content(request_id)
-    erase_plan(ws, request_id)
-    erase_folder(images_folder(ws, request_id))
-
-
-def erase_plan(ws: Workspace, request_id: str) -> None:
-    """Delete the kept plan, which names samples."""
-    _plan_path(ws, request_id).unlink(missing_ok=True)
-    erase_choice(ws, request_id)
+    erase_kept(ws, request_id)
 
 
 def summarise_plan(plan: ForgetPlan) -> dict[str, Json]:
@@ -287,7 +281,3 @@ def _to_hits(rows: pd.DataFrame) -> tuple[Hit, ...]:
         Hit(sample_id=sample_id, owner_key=owner_key, shard=int(shard), stage=int(stage))
         for sample_id, owner_key, shard, stage in zip(*columns, strict=True)
     )
-
-
-def _plan_path(ws: Workspace, request_id: str) -> Path:
-    return ws.ledger / "plans" / f"{sha256_digest(request_id.encode())[:32]}.json"

@@ -23,14 +23,14 @@ from tasks.data.data_versions import require_committed
 from tasks.deletion.forgetting import find_request, record_plan
 from tasks.deletion.suppression import refuse_resurrected
 from tasks.evidence.closing import describe_deletion, describe_time, measured
-from tasks.files import erase_folder
 from tasks.ledger.case import Case, read_served
 from tasks.ledger.store import Ledger, Status, StoredRequest
 from tasks.models.compositions import load_composition
 from tasks.models.deciding import audit_run, review
 from tasks.models.release import champion_composition, log_record, sign_records
 from tasks.plans.duplicates import load_choice
-from tasks.plans.planning import ForgetPlan, Resolved, erase_plan, load_plan, plan_deletion, refuse_request, resolve_request
+from tasks.plans.kept_files import erase_kept
+from tasks.plans.planning import ForgetPlan, Resolved, load_plan, plan_deletion, refuse_request, resolve_request
 from tasks.requests.identities import keep_outcomes
 from tasks.requests.inbox import scan_inbox
 from tasks.requests.intake import read_format, receive_file
@@ -165,8 +165,8 @@ def close_members(case: Case) -> None:
             ledger.append("closed", member.request_id, {"record": record.name, "batch": case.request_id}, utc_now())
             ledger.set_status(member.request_id, status, answers[member.request_id])
             ledger.forget_content(member.request_id)
-            erase_folder(images_folder(case.ws, member.request_id))
-            erase_plan(case.ws, member.request_id)
+    for member, _ in waiting:
+        erase_kept(case.ws, member.request_id)
 
 
 def requests_of(case: Case) -> list[str]:

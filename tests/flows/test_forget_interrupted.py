@@ -42,7 +42,8 @@ _STEPS: list[tuple[str, object, str]] = [
     ("erase compositions", purging, "_erase_compositions"),
     ("sign the closing record", purging, "sign_record"),
     ("show the closing record", purging, "log_record"),
-    ("erase the plan", purging, "erase_plan"),
+    ("write the closing", Ledger, "forget_content"),
+    ("erase the plan", purging, "erase_kept"),
 ]
 
 

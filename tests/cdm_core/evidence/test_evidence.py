@@ -13,10 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
-from securesystemslib.signer import CryptoSigner, Key
+from securesystemslib.signer import CryptoSigner, Key, Signature
 
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
+from cdm_core.evidence import envelopes
 from cdm_core.evidence.envelopes import (
     PAYLOAD_TYPE,
     UNLEARNING_PREDICATE,
@@ -80,6 +81,22 @@ def test_the_signature_is_over_the_encoding_of_the_specification() -> None:
 
 def test_signing_is_reproducible() -> None:
     assert make_record(shards=[1, 2], note="Zoë") == RECORD
+
+
+def test_what_held_is_remembered_for_the_same_keys_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, checked = make_record(note="seen twice"), list[bytes]()
+    find_signature = envelopes._find_signature
+
+    def count(payload: bytes, signature: str, keys: Sequence[Key]) -> Signature:
+        checked.append(payload)
+        return find_signature(payload, signature, keys)
+
+    monkeypatch.setattr(envelopes, "_find_signature", count)
+    assert verify_envelope(record, KEYS) == verify_envelope(bytes(bytearray(record)), list(KEYS))
+    assert len(checked) == 1
+    with pytest.raises(VerificationError, match="signed by none of the trusted keys"):
+        verify_envelope(record, [STRANGER.public_key])
+    assert len(checked) == 2
 
 
 @given(position=st.integers(0, len(RECORD) - 1), byte=st.integers(0, 255))

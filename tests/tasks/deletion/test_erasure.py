@@ -1,9 +1,11 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from dvc_data.hashfile import hash as hashing
 from small_workspace import SECRET, sample, stored_objects, train
 
 from cdm_core.digests import sha256_digest
@@ -11,7 +13,7 @@ from cdm_core.errors import StateError, VerificationError
 from cdm_core.sharding.manifests import find_samples
 from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.data_history import references_now
-from tasks.data.data_versions import commit_data, commit_training, is_up_to_date, open_repo
+from tasks.data.data_versions import commit_data, commit_training, is_committed, is_up_to_date, open_repo, site_cache
 from tasks.data.git import run_git
 from tasks.data.manifest_store import load_manifest, load_manifests, save_manifest
 from tasks.data.packs import write_pack
@@ -80,6 +82,35 @@ def test_erasing_twice_finds_nothing(forgotten: tuple[Workspace, pd.DataFrame, d
     after = stored_objects(ws)
     erase_objects(ws, objects_to_erase(ws, hits))
     assert stored_objects(ws) == after
+
+
+def test_dvc_keeps_no_note_of_what_is_gone_and_need_not_hash_again_what_is_there(
+    forgotten: tuple[Workspace, pd.DataFrame, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, hits, _ = forgotten
+    object_ids = objects_to_erase(ws, hits)
+    noted = [object_id for object_id in object_ids if object_id.encode() in read_notes(ws)]
+    assert noted
+    erase_objects(ws, object_ids)
+    assert not [object_id for object_id in object_ids if object_id.encode() in read_notes(ws)]
+    for folder in (ws.packs(0), ws.packs(1)):
+        for pack in folder.iterdir():
+            assert md5(pack.read_bytes()).encode() in read_notes(ws)
+
+    hashed: list[str] = []
+    really_hash = hashing._hash_file
+
+    def record(path: str, *arguments: Any, **options: Any) -> Any:
+        hashed.append(path)
+        return really_hash(path, *arguments, **options)
+
+    monkeypatch.setattr(hashing, "_hash_file", record)
+    assert is_committed(ws, [0, 1])
+    assert {path.partition(":")[0] for path in hashed} == {"memory"}  # the lists that name a folder's files
+
+
+def read_notes(ws: Workspace) -> bytes:
+    return b"".join(path.read_bytes() for path in site_cache(ws).rglob("*") if path.is_file())
 
 
 def test_an_erasure_cut_short_can_be_planned_again(forgotten: tuple[Workspace, pd.DataFrame, dict[str, bytes]]) -> None:

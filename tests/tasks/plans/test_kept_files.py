@@ -1,0 +1,77 @@
+"""What is kept for a request goes when it's closed, and not before."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cdm_core.digests import Digest, sha256_digest
+from tasks.ledger.store import Ledger, Status
+from tasks.plans.duplicates import load_choice, save_choice
+from tasks.plans.kept_files import erase_kept, plan_file, sweep_kept
+from tasks.requests.request_images import images_folder
+from tasks.workspace import Workspace
+
+NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    """Two requests have come, each with a plan, a choice and a picture."""
+    ws = Workspace(tmp_path)
+    for request_id in ("r-1", "r-2"):
+        Ledger(ws).receive(request_id, "agency", Digest(sha256_digest(request_id.encode())), b"{}", NOW)
+        for path in (plan_file(ws, request_id), images_folder(ws, request_id) / "a.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(request_id))
+        save_choice(ws, request_id, "exact")
+    return ws
+
+
+def kept(ws: Workspace, request_id: str) -> list[str]:
+    found = {
+        "plan": plan_file(ws, request_id).exists(),
+        "choice": load_choice(ws, request_id) == "exact",
+        "pictures": images_folder(ws, request_id).exists(),
+    }
+    return [name for name, is_there in found.items() if is_there]
+
+
+def close(ws: Workspace, request_id: str, status: Status = "completed") -> None:
+    """As far as a crash lets it come: the ledger knows."""
+    Ledger(ws).set_status(request_id, status, {})
+    if status != "held":
+        Ledger(ws).forget_content(request_id)
+
+
+def test_an_open_request_keeps_all(ws: Workspace) -> None:
+    Ledger(ws).set_status("r-1", "retraining")
+    erase_kept(ws, "r-1")
+    erase_kept(ws, "never received")
+    sweep_kept(ws)
+    assert kept(ws, "r-1") == kept(ws, "r-2") == ["plan", "choice", "pictures"]
+
+
+def test_a_closed_one_keeps_nothing_and_takes_nothing_from_others(ws: Workspace) -> None:
+    close(ws, "r-1")
+    erase_kept(ws, "r-1")
+    assert (kept(ws, "r-1"), kept(ws, "r-2")) == ([], ["plan", "choice", "pictures"])
+
+
+def test_what_a_crash_left_of_closed_ones_is_swept(ws: Workspace) -> None:
+    close(ws, "r-1")
+    close(ws, "r-2", "needs_review")
+    sweep_kept(ws)
+    assert kept(ws, "r-1") == kept(ws, "r-2") == []
+
+
+def test_one_that_waits_for_a_hold_keeps_its_pictures_which_it_is_planned_by_again(ws: Workspace) -> None:
+    close(ws, "r-1", "held")
+    sweep_kept(ws)
+    assert kept(ws, "r-1") == ["pictures"]
+
+
+def test_without_files_there_is_nothing_to_sweep(tmp_path: Path) -> None:
+    sweep_kept(Workspace(tmp_path))
+    assert not (tmp_path / ".lethe").exists()
