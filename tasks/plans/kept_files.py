@@ -27,10 +27,16 @@ def erase_kept(ws: Workspace, request_id: str) -> None:
 
 
 def sweep_kept(ws: Workspace) -> None:
-    """Delete what a crash has left of requests that aren't open any more; call it inside the flow's lock."""
+    """Delete what a crash has left of requests that aren't open any more; call it inside the flow's lock.
+
+    Of one that waits for a hold the plan alone: it may not have been carried out at all yet, and is planned by its choice later.
+    """
     if any(folder.is_dir() and any(folder.iterdir()) for folder in (ws.ledger / "plans", ws.ledger / "images")):
         for stored in Ledger(ws).requests():
-            _erase(ws, stored)
+            if stored.status == "held":
+                plan_file(ws, stored.request_id).unlink(missing_ok=True)
+            else:
+                _erase(ws, stored)
 
 
 def _erase(ws: Workspace, stored: StoredRequest) -> None:

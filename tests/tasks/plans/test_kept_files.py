@@ -68,8 +68,14 @@ def test_what_a_crash_left_of_closed_ones_is_swept(ws: Workspace) -> None:
 
 def test_one_that_waits_for_a_hold_keeps_its_pictures_which_it_is_planned_by_again(ws: Workspace) -> None:
     close(ws, "r-1", "held")
-    sweep_kept(ws)
+    erase_kept(ws, "r-1")
     assert kept(ws, "r-1") == ["pictures"]
+
+
+def test_one_that_has_only_waited_so_far_keeps_its_choice_too(ws: Workspace) -> None:
+    close(ws, "r-1", "held")
+    sweep_kept(ws)
+    assert kept(ws, "r-1") == ["choice", "pictures"]
 
 
 def test_without_files_there_is_nothing_to_sweep(tmp_path: Path) -> None:
