@@ -88,10 +88,23 @@ class Served:
         found, left = [], [self.process.pid]
         while left:
             for children in Path(f"/proc/{left.pop()}/task").glob("*/children"):
-                ids = [int(child) for child in children.read_text().split()]
+                ids = [int(child) for child in _read_proc(children).split()]
                 found += ids
                 left += ids
         return found
+
+    def prefect_server(self) -> int:
+        """The id of the Prefect server's process."""
+        (server,) = [process for process in self.descendants() if b"server\0start" in _read_proc(Path(f"/proc/{process}/cmdline"))]
+        return server
+
+
+def _read_proc(path: Path) -> bytes:
+    """A file of /proc; empty, where the process has ended meanwhile."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def are_gone(processes: list[int]) -> bool:

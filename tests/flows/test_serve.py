@@ -87,12 +87,6 @@ def test_a_refused_arrival_stays_for_mending(served: Served) -> None:
     assert sorted(file.name for file in folder.iterdir()) == ["0.png", "1.png", "2.png"]
 
 
-def test_nothing_personal_is_said_or_kept(served: Served) -> None:
-    assert any(b"receive-request" in path.read_bytes() for path in served.ws.prefect.rglob("*.db*"))
-    places = [served.ws.inbox / "done", served.ws.inbox / "refused", served.ws.prefect, served.log]
-    assert files_that_name_the_owner(*places) == []
-
-
 def test_commands_use_the_server_that_runs_and_no_other(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_HOME", "before")
     monkeypatch.setenv("PREFECT_API_URL", "before")
@@ -133,6 +127,14 @@ def test_stopping_ends_every_process_and_loses_nothing(served: Served) -> None:
     assert are_gone(started)
 
 
+def test_nothing_personal_is_said_or_kept(served: Served) -> None:
+    """Read after its end: a server that runs takes files of its own away while they are read."""
+    served.stop()
+    assert any(b"receive-request" in path.read_bytes() for path in served.ws.prefect.rglob("*.db*"))
+    places = [served.ws.inbox / "done", served.ws.inbox / "refused", served.ws.prefect, served.log]
+    assert files_that_name_the_owner(*places) == []
+
+
 @pytest.mark.slow
 def test_what_a_stop_cut_short_is_finished_by_the_next_start(tmp_path: Path) -> None:
     ws = make_workspace(tmp_path / "ws")
@@ -158,11 +160,9 @@ def test_what_a_stop_cut_short_is_finished_by_the_next_start(tmp_path: Path) -> 
         assert len(Ledger(ws).events(kind="promotion_committed", request_id="r-1")) == 2  # the stop, and the end
         served.wait_for(lambda: not list(requests(ws).iterdir()))
 
-        (server,) = [pid for pid in served.descendants() if b"server\0start" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(server, signal.SIGKILL)
+        os.kill(served.prefect_server(), signal.SIGKILL)
         assert served.process.wait(timeout=120) != 0
         assert "StateError: the Prefect server ended; its log lies in" in served.log.read_text()
-    # After the end: a server that runs takes files of its own away while they are read.
     assert files_that_name_the_owner(ws.inbox, ws.prefect, served.log) == []
 
 
