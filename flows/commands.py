@@ -128,7 +128,8 @@ def run_submit(
     file are carried out together, and nothing else with them.
     """
     from tasks.ledger.store import Ledger
-    from tasks.plans.duplicates import parse_choice, save_choice
+    from tasks.plans.duplicates import parse_choice
+    from tasks.plans.kept_files import keep_choice
     from tasks.requests.intake import receive_file
 
     ws = open_for_flow(directory)
@@ -136,7 +137,7 @@ def run_submit(
     received = receive_file(ws, Ledger(ws), file, utc_now(), form)
     if choice != "none":
         for request in received.requests:
-            save_choice(ws, request.request_id, choice)
+            keep_choice(ws, request.request_id, choice)
     guard = plan_guard(ws, file, received.content, plan, received.issuer.keyid, choice)
     ids = [request.request_id for request in received.requests]
     if len(ids) == 1:
@@ -168,7 +169,7 @@ def forget_received(
         from flows.forget import forget
         from flows.resume import finish_interrupted
         from tasks.ledger.case import Case
-        from tasks.plans.planning import refuse_request
+        from tasks.plans.refusals import refuse_request
         from tasks.requests.batches import case_under_way, coalesce
         from tasks.requests.notifying import deliver_callbacks
 

@@ -10,6 +10,7 @@ from tasks.clock import utc_now
 from tasks.ledger.case import Case
 from tasks.ledger.store import Ledger, StoredRequest
 from tasks.plans.kept_files import sweep_kept
+from tasks.plans.refusals import settle_refusals
 from tasks.requests.holds import sweep_holds
 from tasks.workspace import Workspace
 
@@ -18,6 +19,7 @@ _UNDER_WAY = ("planned", "stopped", "retraining")
 
 def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
     """Run every interrupted case to its end, oldest first, but the one that the caller is about to run; call it inside a flow session."""
+    settle_refusals(ws)
     sweep_kept(ws)
     sweep_holds(ws, utc_now())
     for stored in Ledger(ws).requests():

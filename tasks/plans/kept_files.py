@@ -9,7 +9,7 @@ from pathlib import Path
 from cdm_core.digests import sha256_digest
 from tasks.files import erase_folder
 from tasks.ledger.store import OPEN, Ledger, StoredRequest
-from tasks.plans.duplicates import erase_choice
+from tasks.plans.duplicates import erase_choice, save_choice
 from tasks.requests.request_images import images_folder
 from tasks.workspace import Workspace
 
@@ -17,6 +17,13 @@ from tasks.workspace import Workspace
 def plan_file(ws: Workspace, request_id: str) -> Path:
     """Where a request's plan is kept."""
     return ws.ledger / "plans" / f"{sha256_digest(request_id.encode())[:32]}.json"
+
+
+def keep_choice(ws: Workspace, request_id: str, choice: str | tuple[str, ...]) -> None:
+    """Keep what was chosen of duplicates, for a request that can still be carried out; the first choice stands."""
+    stored = Ledger(ws).request(request_id)
+    if stored is not None and stored.status in (*OPEN, "held"):
+        save_choice(ws, request_id, choice)
 
 
 def erase_kept(ws: Workspace, request_id: str) -> None:

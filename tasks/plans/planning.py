@@ -7,7 +7,6 @@ digest and the counts. A flow that was cut short reads its plan again: the manif
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -27,12 +26,10 @@ from tasks.data.samples import pack_name
 from tasks.deletion.suppression import perceptual_bands
 from tasks.files import write_atomically
 from tasks.keys import owner_secret
-from tasks.ledger.store import Ledger
 from tasks.plans.duplicates import chosen_duplicates, hash_samples
-from tasks.plans.kept_files import erase_kept, plan_file
+from tasks.plans.kept_files import plan_file
 from tasks.requests.holds import Hold, active_holds, describe_hold, find_held
 from tasks.requests.identities import resolve_identifiers
-from tasks.requests.notifying import queue_callbacks
 from tasks.requests.request_images import find_image_files
 from tasks.training.checkpoints import CheckpointStore
 from tasks.training.shard_training import plan_chain, stage_steps
@@ -204,16 +201,6 @@ def load_plan(ws: Workspace, request_id: str) -> ForgetPlan | None:
         "perceptual_bands": tuple(tuple(entry) for entry in document["perceptual_bands"]),
     }
     return ForgetPlan(**document | named, shards=shards, hits=hits, duplicates_elsewhere=elsewhere)
-
-
-def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, now: datetime) -> None:
-    """Record that a received request was refused, and why; its bytes and pictures are erased, its id stays taken."""
-    ledger = Ledger(ws)
-    ledger.append("refused", request_id, {"reason": error.reason}, now)
-    ledger.set_status(request_id, "refused", {"request_id": request_id, "status": "refused", "reason": error.reason, "message": str(error)})
-    queue_callbacks(ws, request_id, "refused")
-    ledger.forget_content(request_id)
-    erase_kept(ws, request_id)
 
 
 def summarise_plan(plan: ForgetPlan) -> dict[str, Json]:

@@ -30,7 +30,8 @@ from tasks.models.deciding import audit_run, review
 from tasks.models.release import champion_composition, log_record, sign_records
 from tasks.plans.duplicates import load_choice
 from tasks.plans.kept_files import erase_kept
-from tasks.plans.planning import ForgetPlan, Resolved, load_plan, plan_deletion, refuse_request, resolve_request
+from tasks.plans.planning import ForgetPlan, Resolved, load_plan, plan_deletion, resolve_request
+from tasks.plans.refusals import refuse_request
 from tasks.requests.identities import keep_outcomes
 from tasks.requests.inbox import scan_inbox
 from tasks.requests.intake import read_format, receive_file

@@ -8,8 +8,8 @@ import pytest
 
 from cdm_core.digests import Digest, sha256_digest
 from tasks.ledger.store import Ledger, Status
-from tasks.plans.duplicates import load_choice, save_choice
-from tasks.plans.kept_files import erase_kept, plan_file, sweep_kept
+from tasks.plans.duplicates import erase_choice, load_choice, save_choice
+from tasks.plans.kept_files import erase_kept, keep_choice, plan_file, sweep_kept
 from tasks.requests.request_images import images_folder
 from tasks.workspace import Workspace
 
@@ -76,6 +76,14 @@ def test_one_that_has_only_waited_so_far_keeps_its_choice_too(ws: Workspace) -> 
     close(ws, "r-1", "held")
     sweep_kept(ws)
     assert kept(ws, "r-1") == ["choice", "pictures"]
+
+
+@pytest.mark.parametrize(("status", "is_kept"), [("received", True), ("held", True), ("refused", False), ("completed", False)])
+def test_a_choice_is_kept_for_what_can_still_be_carried_out(ws: Workspace, status: Status, is_kept: bool) -> None:
+    erase_choice(ws, "r-1")
+    Ledger(ws).set_status("r-1", status, {})
+    keep_choice(ws, "r-1", "exact")
+    assert (load_choice(ws, "r-1") == "exact") is is_kept
 
 
 def test_without_files_there_is_nothing_to_sweep(tmp_path: Path) -> None:
