@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
+from types import FrameType
 
 Progress = Callable[[str, int], None]
 """Called with (what advanced, by how much)."""
@@ -74,12 +75,33 @@ def worker_pool(num_workers: int | None = None, on_progress: Progress = ignore_p
     drain.start()
     _pool = opened.pool
     try:
-        yield opened.pool
+        with _interrupting_workers():
+            yield opened.pool
     finally:
         _pool = None
         opened.pool.shutdown(cancel_futures=True)
         opened.queue.put(None)
         drain.join()
+
+
+@contextmanager
+def _interrupting_workers() -> Iterator[None]:
+    """An interrupt of this process alone, not of its group, ends its workers too: whoever waits for their results would go on waiting."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield  # interrupts are ignored, or not for this thread to handle
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _open_pool(num_workers: int, rehearse: Callable[[], None] | None = None) -> _Opened:

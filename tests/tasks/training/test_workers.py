@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -57,12 +58,13 @@ def test_a_child_ends_with_its_killed_parent() -> None:
     raise AssertionError("the child goes on")
 
 
-def test_an_interrupt_ends_the_work_and_what_is_queued_behind_it() -> None:
+@pytest.mark.parametrize("interrupt", [os.killpg, os.kill], ids=["group, as Ctrl-C does", "process alone"])
+def test_an_interrupt_ends_the_work_and_what_is_queued_behind_it(interrupt: Callable[[int, int], None]) -> None:
     command = [sys.executable, "-c", WORK_UNTIL_INTERRUPTED]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "working\n"
-        os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+        interrupt(parent.pid, signal.SIGINT)
         try:
             assert parent.wait(timeout=60) == -signal.SIGINT
         finally:
