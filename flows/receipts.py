@@ -1,9 +1,13 @@
 """`lethe receipt`, `keys export`, and `verify` of records, receipts and the ledger; nothing here imports the training stack."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cdm_core.errors import InvalidInputError, VerificationError
 from tasks.workspace import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    from cdm_core.evidence.trusted_keys import TrustedKeys
 
 Document = dict[str, object]
 
@@ -38,21 +42,16 @@ def run_verify(path: Path, directory: Path | None, trust: Path | None) -> Docume
     from cdm_core.evidence.receipts import is_receipt
 
     if path.name in ("ledger.sqlite", "checkpoint"):
-        return _verify_ledger(path.resolve())
+        return _verify_ledger(path, directory, trust)
     content = _read(path.resolve())
     return _verify_receipt(path, content, directory, trust) if is_receipt(content) else _verify_record(path, directory, trust)
 
 
 def _verify_receipt(path: Path, content: bytes, directory: Path | None, trust: Path | None) -> Document:
     from cdm_core.evidence.receipts import verify_receipt
-    from cdm_core.evidence.trusted_keys import parse_key_list
-    from tasks.evidence.receipts import export_keys
 
-    if trust is not None:
-        trusted = parse_key_list(_read(trust), str(trust))
-    elif directory is not None:
-        trusted = parse_key_list(export_keys(open_workspace(directory)), "the workspace's keys")
-    else:
+    trusted = _read_trusted(directory, trust)
+    if trusted is None:
         raise InvalidInputError(f"{path}: say whose keys to trust, with --trust keys.json or --workspace DIR")
     try:
         verified = verify_receipt(content, trusted)
@@ -106,21 +105,43 @@ def _verify_record(path: Path, directory: Path | None, trust: Path | None) -> Do
     }
 
 
-def _verify_ledger(path: Path) -> Document:
+def _verify_ledger(path: Path, directory: Path | None, trust: Path | None) -> Document:
     from tasks.deletion.suppressed_bands import check_bands
     from tasks.evidence.judging import judge_ledger
     from tasks.evidence.records import check_logged
     from tasks.ledger.store import Ledger
 
-    ws = Workspace(path.parents[2])
-    if not (ws.ledger / "ledger.sqlite").is_file():
-        raise InvalidInputError(f"{path}: there is no ledger here")
+    ws = _workspace_of(path)
     ledger = Ledger(ws)
-    root = ledger.verify()
+    judged = judge_ledger(ws, ledger, _read_trusted(directory, trust))
     num_records = check_logged(ws, ledger)
     check_bands(ws, ledger)
-    judged = judge_ledger(ws, ledger)
+    tree = ledger.describe()
+    root = tree["root"] if tree["size"] else None
     return {"valid": True, "events": len(ledger.events()), "root": root, "records": num_records, "judged": judged}
+
+
+def _workspace_of(path: Path) -> Workspace:
+    """The workspace whose ledger lies at `path`: it can be checked only where its checkpoints and records lie beside it."""
+    from tasks.evidence.records import find_root
+
+    try:
+        found = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise InvalidInputError(f"{path}: there is no ledger here") from error
+    root = find_root(found)
+    if root is None or found.parent != Workspace(root).ledger or not (found.parent / "ledger.sqlite").is_file():
+        raise InvalidInputError(f"{path}: is no workspace's ledger, which lies in .lethe/ledger beside its checkpoints and records")
+    return Workspace(root)
+
+
+def _read_trusted(directory: Path | None, trust: Path | None) -> "TrustedKeys | None":
+    from cdm_core.evidence.trusted_keys import parse_key_list
+    from tasks.evidence.receipts import export_keys
+
+    if trust is not None:
+        return parse_key_list(_read(trust), str(trust))
+    return None if directory is None else parse_key_list(export_keys(open_workspace(directory)), "the workspace's keys")
 
 
 def _read(path: Path) -> bytes:

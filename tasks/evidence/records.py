@@ -7,7 +7,8 @@ A record lies at `.lethe/ledger/records/NNNNNN-<kind>.json`. Its predicate says,
 - `ledger`: size and root of the ledger's tree when it was signed;
 - `artifacts`: `[{"path", "digest"}]`, files that it speaks of, relative to the workspace.
 
-Each record's digest goes into the ledger as an event: the chain shows a gap, the ledger shows that the newest records were cut off.
+Each record's digest goes into the ledger as an event, and each record names the tree before it: the chain shows a gap, the ledger shows
+that the newest records were cut off, and the records show that the ledger was put back to an earlier state.
 
 `verify_record` needs no network, no ledger and no model library. With no keys given it trusts those it finds in the record's own workspace,
 which shows that nothing changed since, not who signed: a stranger passes a key that came another way.
@@ -101,6 +102,7 @@ def append_records(ws: Workspace, kind: str, subjects: Mapping[str, Digest], pre
         records = load_records(ws)
         statements = _verify_own_chain(ws, records)
         ledger, signer = Ledger(ws), workspace_signer(ws)
+        _check_trees(ws, statements, ledger.verified_roots())
         _log_records(ws, ledger)
         paths = list_records(ws.records)
         written = {str(statement.predicate.get("step_key")): path for path, statement in zip(paths, statements, strict=True)}
@@ -129,12 +131,25 @@ def check_logged(ws: Workspace, ledger: Ledger) -> int:
     """
     events, paths = ledger.events(kind=RECORD_EVENT), list_records(ws.records)
     for position, event in enumerate(events):
-        name = event.body["record"]
+        name = event.body.get("record")
         if position >= len(paths) or paths[position].name != name:
             raise VerificationError(f"{ws.records / str(name)}: was logged and is gone; records were removed or cut off at the end")
-        if sha256_digest(paths[position].read_bytes()) != event.body["digest"]:
+        if sha256_digest(paths[position].read_bytes()) != event.body.get("digest"):
             raise VerificationError(f"{paths[position]}: is not the record that was logged")
     return len(events)
+
+
+def check_tree(predicate: Mapping[str, Json], roots: Sequence[bytes]) -> None:
+    """Compare the tree that a verified record names with the ledger's, whose root at every size from 0 on `roots` holds.
+
+    Raises:
+        VerificationError: the record was signed over a tree that the ledger's doesn't continue.
+    """
+    match predicate.get("ledger"):
+        case {"size": int(size), "root": str(root)} if not 0 <= size < len(roots) or roots[size].hex() != root:
+            raise VerificationError(f"was signed when the ledger had {size} events, which aren't its first {size} now: it was put back")
+        case _:  # records of the first release name none
+            pass
 
 
 def read_predicate(ws: Workspace, name: str) -> Mapping[str, Json]:
@@ -147,14 +162,21 @@ def read_predicate(ws: Workspace, name: str) -> Mapping[str, Json]:
     return verify_envelope(_read_file(ws.records / name), load_record_keys(ws.keys)).predicate
 
 
-def verify_all_records(ws: Workspace) -> dict[Digest, VerifiedStatement]:
-    """Every record's statement by the digest of its bytes, after signatures and chain were checked.
+def verify_all_records(ws: Workspace, roots: Sequence[bytes], keys: Sequence[Key] | None = None) -> dict[Digest, VerifiedStatement]:
+    """Every record's statement by the digest of its bytes, after signatures, chain and the trees that they name were checked.
+
+    Args:
+        ws: whose records.
+        roots: of the ledger's tree at every size from 0 on.
+        keys: whose signatures to trust; None means the workspace's own.
 
     Raises:
         VerificationError: the records don't hold.
     """
     records = load_records(ws)
-    return {sha256_digest(content): statement for content, statement in zip(records, _verify_own_chain(ws, records), strict=True)}
+    statements = _verify_own_chain(ws, records, keys)
+    _check_trees(ws, statements, roots)
+    return {sha256_digest(content): statement for content, statement in zip(records, statements, strict=True)}
 
 
 def load_records(ws: Workspace) -> list[bytes]:
@@ -235,11 +257,19 @@ def _log_record(ledger: Ledger, name: str, content: bytes) -> None:
     ledger.append(RECORD_EVENT, None, {"record": name, "digest": sha256_digest(content)}, utc_now())
 
 
-def _verify_own_chain(ws: Workspace, records: Sequence[bytes]) -> list[VerifiedStatement]:
+def _verify_own_chain(ws: Workspace, records: Sequence[bytes], keys: Sequence[Key] | None = None) -> list[VerifiedStatement]:
     try:
-        return verify_chain(records, load_record_keys(ws.keys))
+        return verify_chain(records, load_record_keys(ws.keys) if keys is None else keys)
     except VerificationError as error:
         raise VerificationError(f"{ws.records}: {error}") from error
+
+
+def _check_trees(ws: Workspace, statements: Sequence[VerifiedStatement], roots: Sequence[bytes]) -> None:
+    for path, statement in zip(list_records(ws.records), statements, strict=True):
+        try:
+            check_tree(statement.predicate, roots)
+        except VerificationError as error:
+            raise VerificationError(f"{path}: {error}") from error
 
 
 def _verify_neighbours(path: Path, keys: Sequence[Key], root: Path | None) -> tuple[int, list[VerifiedStatement]]:
@@ -319,7 +349,7 @@ def _compute_file_digest(path: Path) -> Digest | None:
 
 def list_records(folder: Path) -> list[Path]:
     """Record files in the order of their numbers."""
-    return sorted(path for path in folder.glob("*.json") if _NAME.fullmatch(path.name))
+    return sorted(path for path in folder.glob("*.json") if _NAME.fullmatch(path.name) and path.is_file())
 
 
 def _number(path: Path) -> int:

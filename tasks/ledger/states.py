@@ -41,18 +41,18 @@ def commit_suppression(connection: sqlite3.Connection, at: str) -> None:
 
 def take_over_states(connection: sqlite3.Connection, at: str) -> None:
     """Make the events of a ledger that has none, inside the caller's transaction."""
-    if not _has_event(connection, STATUS_EVENT):
-        for (request_id,) in connection.execute("SELECT request_id FROM requests ORDER BY received_at, rowid").fetchall():
-            commit_state(connection, request_id, at)
-    if not _has_event(connection, SUPPRESSION_EVENT) and connection.execute("SELECT 1 FROM suppressed LIMIT 1").fetchone():
-        commit_suppression(connection, at)
+    if is_taken_over(connection):
+        return
+    for (request_id,) in connection.execute("SELECT request_id FROM requests ORDER BY received_at, rowid").fetchall():
+        commit_state(connection, request_id, at)
+    commit_suppression(connection, at)
 
 
 def is_taken_over(connection: sqlite3.Connection) -> bool:
-    """Whether there is nothing for `take_over_states` to do."""
-    has_requests = connection.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is not None
-    has_list = connection.execute("SELECT 1 FROM suppressed LIMIT 1").fetchone() is not None
-    return (not has_requests or _has_event(connection, STATUS_EVENT)) and (not has_list or _has_event(connection, SUPPRESSION_EVENT))
+    """Whether there is nothing for `take_over_states` to do: one event of either kind shows that this release has written here."""
+    if _has_event(connection, STATUS_EVENT) or _has_event(connection, SUPPRESSION_EVENT):
+        return True
+    return not any(connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in ("requests", "suppressed"))
 
 
 def check_states(connection: sqlite3.Connection, path: Path) -> None:

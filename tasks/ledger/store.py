@@ -27,6 +27,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
+from securesystemslib.signer import Key  # type: ignore[attr-defined]  # re-exported without __all__
+
 from cdm_core.digests import Digest, Json, canonical_json
 from cdm_core.errors import RequestRefusedError, StateError, VerificationError
 from cdm_core.evidence.commitments import OpenedEvent
@@ -36,7 +38,7 @@ from tasks.clock import utc_now
 from tasks.keys import load_record_keys
 from tasks.ledger.events import EventRow, format_time, insert_event, is_chained, migrate_chained_events
 from tasks.ledger.states import check_states, commit_state, commit_suppression, is_taken_over, take_over_states
-from tasks.ledger.tree_heads import check_heads, sign_head
+from tasks.ledger.tree_heads import check_heads, count_signed, heads_lock, sign_head
 from tasks.workspace import Workspace
 
 Status = Literal["received", "planned", "stopped", "retraining", "needs_review", "held", "completed", "refused", "failed", "rejected"]
@@ -158,16 +160,17 @@ class Ledger:
         Raises:
             VerificationError: names the first event, request or checkpoint that doesn't hold.
         """
-        roots = self._verified_roots()
-        heads = check_heads(self._ws, roots)
-        with self._connect() as connection:
-            unlinked, last = connection.execute("SELECT COUNT(*), COALESCE(MAX(seq), 0) FROM events WHERE body IS NULL").fetchone()
-            told = connection.execute("SELECT body FROM events WHERE kind = ? AND body IS NOT NULL", (UNLINKED_EVENT,)).fetchall()
-        if last > (heads[-1].size if heads else 0):
-            raise VerificationError(f"{self.path}: event {last} can't be opened, and no checkpoint holds it")
-        if (counted := sum(json.loads(body)["events"] for (body,) in told)) != unlinked:
-            raise VerificationError(f"{self.path}: {unlinked} events can't be opened, and {counted} were unlinked")
+        roots = self.verified_roots()
         return Digest(roots[-1].hex()) if len(roots) > 1 else None
+
+    def verified_roots(self) -> list[bytes]:
+        """The tree's root at every size from 0 on, after `verify`."""
+        with heads_lock(self._ws):
+            return self._verify()
+
+    def count_signed(self, keys: Sequence[Key]) -> int:
+        """How many events, from the first on, a checkpoint stands for that one of the keys signed; ask it of a ledger that was verified."""
+        return count_signed(self._ws, keys)
 
     def sign_checkpoint(self) -> bytes:
         """Sign the tree as it stands, after checking it; the same tree again gives the same checkpoint.
@@ -175,8 +178,8 @@ class Ledger:
         Raises:
             VerificationError: the ledger doesn't hold, or doesn't continue what was signed before.
         """
-        self.verify()
-        return sign_head(self._ws, self._verified_roots())
+        with heads_lock(self._ws):
+            return sign_head(self._ws, self._verify())
 
     def describe(self) -> dict[str, Json]:
         """Size and root of the tree, for a record to name."""
@@ -236,11 +239,14 @@ class Ledger:
                 raise StateError(f"request {request_id}: not in the ledger")
             if stored.status not in CLOSED:
                 raise StateError(f"request {request_id}: is not closed; its status is {stored.status}")
-        self.sign_checkpoint()
+        signed_size = verify_checkpoint(self.sign_checkpoint(), load_record_keys(self._ws.keys)).size
         at = format_time(now)
         with self._transaction() as connection:
             count = 0
             for request_id in request_ids:
+                last = connection.execute("SELECT COALESCE(MAX(seq), 0) FROM events WHERE request_id = ?", (request_id,)).fetchone()[0]
+                if last > signed_size:
+                    raise StateError(f"request {request_id}: something was noted of it just now; try again")
                 connection.execute("DELETE FROM salts WHERE seq IN (SELECT seq FROM events WHERE request_id = ?)", (request_id,))
                 count += connection.execute("UPDATE events SET body = NULL, request_id = NULL WHERE request_id = ?", (request_id,)).rowcount
                 connection.execute("DELETE FROM requests WHERE request_id = ?", (request_id,))
@@ -252,7 +258,20 @@ class Ledger:
         with self._connect() as connection:
             return [hash_leaf(bytes.fromhex(leaf)) for (leaf,) in connection.execute("SELECT leaf FROM events ORDER BY seq")]
 
-    def _verified_roots(self) -> list[bytes]:
+    def _verify(self) -> list[bytes]:
+        """The tree's root at every size, after all that `verify` compares."""
+        roots = self._read_roots()
+        heads = check_heads(self._ws, roots)
+        with self._connect() as connection:
+            unlinked, last = connection.execute("SELECT COUNT(*), COALESCE(MAX(seq), 0) FROM events WHERE body IS NULL").fetchone()
+            told = connection.execute("SELECT body FROM events WHERE kind = ? AND body IS NOT NULL", (UNLINKED_EVENT,)).fetchall()
+        if last > (heads[-1].size if heads else 0):
+            raise VerificationError(f"{self.path}: event {last} can't be opened, and no checkpoint holds it")
+        if (counted := sum(int(json.loads(body).get("events", 0)) for (body,) in told)) != unlinked:
+            raise VerificationError(f"{self.path}: {unlinked} events can't be opened, and {counted} were unlinked")
+        return roots
+
+    def _read_roots(self) -> list[bytes]:
         """The tree's root at every size, after every event that can still be opened was compared with its leaf."""
         query = "SELECT events.*, salt FROM events LEFT JOIN salts USING (seq) ORDER BY seq"
         with self._connect() as connection:
@@ -357,7 +376,7 @@ class Ledger:
                 yield connection
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise  # ours to mend, not the user's
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: what SQLite says of a schema that isn't text
             raise StateError(f"{self.path}: the ledger can't be used: {error}") from error
 
     @contextmanager
@@ -389,7 +408,7 @@ def _fits_leaf(row: EventRow, salt: bytes | None) -> bool:
         return row[3] is None and row[4] is None
     try:
         return _open_row(row, salt).commitment == row[5]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
 
 

@@ -3,9 +3,13 @@
 A checkpoint binds the key's holder to the first `size` events. `check_heads` finds a ledger that no longer begins with what was signed:
 an event edited, taken out, cut off at the end, or the whole file put back to an earlier state. Someone who removes the checkpoints too
 isn't found here, but by whoever keeps a receipt or a record: both name a checkpoint or a root.
+
+Events are read and compared with the checkpoints, or signed, while `heads_lock` is held: a checkpoint that another process signs in between
+would say of events that weren't read yet that they were cut off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from securesystemslib.signer import Key  # type: ignore[attr-defined]  # re-exported without __all__
@@ -18,30 +22,40 @@ from tasks.locks import exclusive_lock
 from tasks.workspace import Workspace
 
 
+@contextmanager
+def heads_lock(ws: Workspace) -> Iterator[None]:
+    """Keep others from signing a checkpoint."""
+    ws.ledger.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(ws.ledger / ".checkpoint.lock"):
+        yield
+
+
 def sign_head(ws: Workspace, roots: Sequence[bytes]) -> bytes:
     """Sign the tree of all leaves, or return the checkpoint that stands for it; `roots` holds the root at every size from 0 on.
+
+    Call it under the `heads_lock` under which the roots were read.
 
     Raises:
         VerificationError: the tree doesn't continue what was signed before, which a log must never sign.
         StateError: the key is missing.
     """
-    ws.ledger.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(ws.ledger / ".checkpoint.lock"):
-        heads = check_heads(ws, roots)
-        size = len(roots) - 1
-        if heads and heads[-1].size == size:
-            return _newest(ws).read_bytes()
-        signer = workspace_signer(ws)
-        # The log keeps its first name, so that a new key doesn't make another log of it.
-        origin = heads[0].origin if heads else f"lethe.dev/log/{signer.public_key.keyid[:16]}"
-        content = sign_checkpoint(Checkpoint(origin=origin, size=size, root=roots[size]), signer)
-        write_atomically(_folder(ws) / f"{size:012d}", content)
-        write_atomically(_newest(ws), content)
+    heads, size = check_heads(ws, roots), len(roots) - 1
+    if heads and heads[-1].size == size:
+        content = (_folder(ws) / f"{size:012d}").read_bytes()
+        if _newest(ws).read_bytes() != content:  # a crash came between the two files
+            write_atomically(_newest(ws), content)
+        return content
+    signer = workspace_signer(ws)
+    # The log keeps its first name, so that a new key doesn't make another log of it.
+    origin = heads[0].origin if heads else f"lethe.dev/log/{signer.public_key.keyid[:16]}"
+    content = sign_checkpoint(Checkpoint(origin=origin, size=size, root=roots[size]), signer)
+    write_atomically(_folder(ws) / f"{size:012d}", content)
+    write_atomically(_newest(ws), content)
     return content
 
 
 def check_heads(ws: Workspace, roots: Sequence[bytes]) -> list[Checkpoint]:
-    """All checkpoints, the smallest first, each of which the tree must continue.
+    """All checkpoints, the smallest first, each of which the tree must continue; call it under `heads_lock`.
 
     Raises:
         VerificationError: one isn't signed by the workspace, or the tree doesn't begin with what it says.
@@ -63,9 +77,16 @@ def check_heads(ws: Workspace, roots: Sequence[bytes]) -> list[Checkpoint]:
         raise VerificationError(f"{_newest(ws)}: isn't the last of the signed checkpoints")
     if len({head.origin for head in heads}) > 1:
         raise VerificationError(f"{_folder(ws)}: checkpoints of more than one log")
-    if newest != heads[-1]:
-        write_atomically(_newest(ws), paths[-1].read_bytes())
     return heads
+
+
+def count_signed(ws: Workspace, keys: Sequence[Key]) -> int:
+    """How many events the largest checkpoint that one of the keys signed is over; 0 where there is none."""
+    sizes = [0]
+    for path in _folder(ws).glob("[0-9]*"):
+        with suppress(OSError, VerificationError):
+            sizes.append(verify_checkpoint(path.read_bytes(), keys).size)
+    return max(sizes)
 
 
 def _check_head(path: Path, head: Checkpoint, roots: Sequence[bytes]) -> None:

@@ -7,8 +7,9 @@ gone. So checkpoints, proofs, receipts and records verify as before; a receipt, 
 owner. A new one can't be made: ask for it first.
 
 What doesn't go: events about no request (keys, holds, promotions of builds, records by name and digest), since they tell of the workspace;
-and the signed records and the MLflow run, which hold the request's id, its body's digest, keyed hashes and counts. They are the evidence
-that the erasure happened, and a record taken out of its chain would break all that follow. An id that names a person should never be sent.
+and the signed records, the MLflow run and Prefect's flow run, which hold the request's id, the first two also its body's digest, keyed
+hashes and counts. The records are the evidence that the erasure happened, and one taken out of its chain would break all that follow. An id
+that names a person should never be sent.
 
 The request must not be carried out again if somebody keeps its signed bytes, for the owner may have come back since. So a keyed hash of
 digest and id goes to the suppression list, and `tasks.requests.intake` refuses what is on it as `replayed`.
@@ -22,6 +23,7 @@ from cdm_core.errors import InvalidInputError, StateError
 from tasks.files import write_atomically
 from tasks.ledger.store import CLOSED, Ledger, StoredRequest
 from tasks.locks import exclusive_lock
+from tasks.plans.kept_files import erase_kept
 from tasks.requests.batches import batch_of, is_batch, members_of
 from tasks.requests.intake import spent_hash
 from tasks.workspace import Workspace
@@ -45,8 +47,10 @@ def unlink_request(ws: Workspace, request_id: str, now: datetime) -> dict[str, J
         for name in names[1:]:
             if (case := ledger.request(name)) is None or case.status not in CLOSED:
                 raise StateError(f"{request_id}: its batch isn't closed")
-        count = ledger.unlink(names, [spent_hash(ws, stored.digest, stored.request_id)], now)
+        for name in names:  # first: after a crash the request is still found by its id, and this is done again
+            erase_kept(ws, name)
         _erase_told(ws, stored)
+        count = ledger.unlink(names, [spent_hash(ws, stored.digest, stored.request_id)], now)
         ledger.sign_checkpoint()
     return {"request_id": stored.request_id, "unlinked": True, "events": count, "batch_unlinked": len(names) > 1}
 

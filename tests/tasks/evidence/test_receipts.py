@@ -232,20 +232,18 @@ def test_records_cut_off_at_the_end_are_missed(ws: Workspace) -> None:
         append_record(ws, "review", {"composed-model@3": sha256_digest(b"model")}, {"step_key": "r-1:other"})
 
 
-def test_a_stranger_s_machine_needs_neither_workspace_nor_torch_and_little_time(stamped: Path, tmp_path: Path) -> None:
+def test_a_stranger_s_machine_needs_neither_workspace_nor_torch(stamped: Path, tmp_path: Path) -> None:
     program = """if True:
-        import json, sys, time
+        import json, sys
         sys.argv = ["lethe", "verify", "receipt.json", "--trust", "keys.json", "--json"]
         from flows.cli import app
-        start = time.perf_counter()
         app(standalone_mode=False)
-        print(json.dumps([time.perf_counter() - start, sorted(set(sys.modules) & {"torch", "mlflow", "prefect", "dvc"})]))
+        print(json.dumps(sorted(set(sys.modules) & {"torch", "mlflow", "prefect", "dvc"})))
     """
     for name in ("receipt.json", "keys.json"):
         shutil.copy(stamped / name, tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(PARAMETERS.parent)}
     out = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    document, (seconds, heavy) = (json.loads(line) for line in out.splitlines())
+    document, heavy = (json.loads(line) for line in out.splitlines())
     assert document["valid"] is True
     assert heavy == []
-    assert seconds < 1

@@ -441,6 +441,59 @@ def test_requests_and_list_of_an_earlier_release_are_taken_over_once(tmp_path: P
         Ledger(ws).verify()
 
 
+def test_a_list_is_not_taken_over_once_this_release_has_written(signed: Ledger) -> None:
+    signed.receive("r-0", "agency", DIGEST, CONTENT, NOW)
+    edit(signed, "INSERT INTO suppressed VALUES ('c', '')", without_triggers=False)
+    size = len(signed.events())
+    with pytest.raises(VerificationError, match="has entries, and no event tells of them"):
+        Ledger(Workspace(signed.path.parents[2])).verify()
+    assert len(signed.events()) == size
+
+
+def test_verifying_beside_signing_gives_no_alarm(signed: Ledger) -> None:
+    def sign(_: int) -> None:
+        ledger = Ledger(Workspace(signed.path.parents[2]))
+        ledger.append("step", None, {}, NOW)
+        ledger.sign_checkpoint()
+
+    with ThreadPoolExecutor(3) as pool:
+        signing = pool.map(sign, range(20))
+        verifying = pool.map(lambda _: Ledger(Workspace(signed.path.parents[2])).verify(), range(40))
+        assert all(verifying)
+        list(signing)
+
+
+def test_verifying_writes_nothing(signed: Ledger) -> None:
+    """Not even where a crash came between the two files of a checkpoint; the next one that is signed mends that."""
+    newest = signed.path.with_name("checkpoint")
+    before = newest.read_bytes()
+    signed.append("step", None, {}, NOW)
+    after = signed.sign_checkpoint()
+    newest.write_bytes(before)
+    assert signed.verify()
+    assert newest.read_bytes() == before
+    assert signed.sign_checkpoint() == after == newest.read_bytes()
+
+
+def test_what_was_noted_just_now_is_not_unlinked_before_it_is_signed(signed: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed.receive("r-0", "agency", DIGEST, CONTENT, NOW)
+    signed.set_status("r-0", "completed", {})
+    sign = Ledger.sign_checkpoint
+
+    def sign_and_note(self: Ledger) -> bytes:
+        content = sign(self)
+        self.append("receipt", "r-0", {}, NOW)
+        return content
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "sign_checkpoint", sign_and_note)
+        with pytest.raises(StateError, match=r"^request r-0: something was noted of it just now; try again$"):
+            signed.unlink(["r-0"], [], NOW)
+    assert signed.verify()
+    assert signed.unlink(["r-0"], [], NOW) > 0
+    assert signed.verify()
+
+
 def test_what_nobody_signed_cannot_be_unlinked_by_hand(signed: Ledger) -> None:
     signed.append("step", "r-7", {}, NOW)
     edit(signed, "DELETE FROM salts WHERE seq = 4")

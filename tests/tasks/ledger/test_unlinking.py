@@ -17,6 +17,7 @@ from tasks.evidence.records import append_record
 from tasks.keys import add_issuer, create_keys, load_record_keys, sign_file
 from tasks.ledger.case import Case
 from tasks.ledger.store import Ledger
+from tasks.plans.kept_files import plan_file
 from tasks.requests.inbox import create_inbox
 from tasks.requests.intake import receive_file
 from tasks.workspace import Workspace
@@ -121,6 +122,28 @@ def test_one_of_a_bulk_file(ws: Workspace) -> None:
     assert b"@batch-x" not in ledger.path.read_bytes()
     assert [stored.request_id for stored in ledger.requests()] == []
     assert ledger.verify()
+
+
+@pytest.mark.parametrize("cut", ["unlink", "sign_checkpoint"])
+def test_a_crash_leaves_nothing_that_a_second_try_does_not_find(ws: Workspace, monkeypatch: pytest.MonkeyPatch, cut: str) -> None:
+    digest = sha256_digest(receive(ws, "r-1").read_bytes())
+    close(ws, "r-1")
+    told = ws.inbox / "done" / f"request-{digest[:16]}.json"
+    for path in (told, plan_file(ws, "r-1")):  # the plan: as a crash at closing leaves it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"request_id": "r-1"}))
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, cut, crash)
+        with pytest.raises(KeyboardInterrupt):
+            run_unlink(ws.root, "r-1")
+    assert run_unlink(ws.root, "r-1")["unlinked"] is True
+    assert not told.exists()
+    assert not plan_file(ws, "r-1").exists()
+    assert Ledger(ws).verify()
 
 
 def test_what_cannot_be_unlinked(ws: Workspace) -> None:
