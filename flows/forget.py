@@ -54,7 +54,7 @@ def forget(root: str, request_id: str) -> dict[str, Json]:
     """Forget what the request names, in the workspace at `root`; run it inside a worker pool. Returns the answer of `lethe submit`."""
     plan = make_plan(root, request_id)  # 2, 3, 4
     if not plan.hits:
-        return wait(root, request_id)
+        return wait(root, request_id, plan)
     stop(root, request_id)  # 5
     remove(root, request_id)  # 6
     retrained = retrain(root, request_id, [shard.shard for shard in plan.shards])  # 7
@@ -116,9 +116,9 @@ def make_plan(root: str, request_id: str) -> ForgetPlan:
 
 
 @task(cache_policy=NO_CACHE)
-def wait(root: str, request_id: str) -> dict[str, Json]:
+def wait(root: str, request_id: str, plan: ForgetPlan) -> dict[str, Json]:
     """All that the request names is held; it's taken up again when a hold ends."""
-    return forgetting.wait_for_holds(_case(root, request_id))
+    return forgetting.wait_for_holds(_case(root, request_id), plan)
 
 
 @task(cache_policy=NO_CACHE)

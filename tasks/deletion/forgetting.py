@@ -75,9 +75,11 @@ def record_plan(case: Case, plan: ForgetPlan, serving: tuple[int, Composition], 
     return plan
 
 
-def wait_for_holds(case: Case) -> dict[str, Json]:
-    """All that the request names is held: it waits, and nothing was done. Returns the answer of `lethe submit`."""
-    plan = plan_request(case)
+def wait_for_holds(case: Case, plan: ForgetPlan) -> dict[str, Json]:
+    """All that the request names is held: it waits, and nothing was done. Returns the answer of `lethe submit`.
+
+    It isn't planned again: a hold may have ended since, and the next sweep puts back in the queue what waits for that.
+    """
     assert not plan.hits, "only what is wholly held waits"
     answer: dict[str, Json] = {
         "request_id": case.request_id,
