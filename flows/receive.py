@@ -47,9 +47,7 @@ def receive_request(root: str, item: str) -> None:
     """Take in the request file of that name, forget what it names, leave the answers in the inbox."""
     ws = Workspace(Path(root))
     if item.startswith(REQUEUED):
-        answer = forget_received(ws, item.removeprefix(REQUEUED), show_progress=False)
-        retell_outcome(ws, answer)
-        say(f"{item} {answer['status']}")
+        _forget_requeued(ws, item)
         return
     with _claimed(ws, item) as found:
         if found is None:
@@ -112,6 +110,17 @@ def _forget(ws: Workspace, item: InboxItem, request_id: str) -> Document:
         return forget_received(ws, request_id, show_progress=False)
     except (RequestRefusedError, InvalidInputError) as error:
         return {"request_id": request_id, **_describe(error, item)}
+
+
+def _forget_requeued(ws: Workspace, item: str) -> None:
+    """Of what was refused the inbox tells, too: another's request may have erased what it named."""
+    request_id = item.removeprefix(REQUEUED)
+    try:
+        answer = forget_received(ws, request_id, show_progress=False)
+    except RequestRefusedError as error:
+        answer = {"request_id": request_id, "status": "refused", "reason": error.reason, "message": str(error)}
+    retell_outcome(ws, answer)
+    say(f"{item} {answer['status']}")
 
 
 def _describe(error: _Refusal, item: InboxItem) -> Document:

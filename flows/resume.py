@@ -2,23 +2,32 @@
 
 Only one flow runs at a time in a workspace, so a case that the ledger shows under way while the flow's lock is free was killed. It is
 finished first: a new flow must not build on a model whose deletion is half done, nor compose from adapters that are about to be purged.
+
+So are requests whose hold has ended. What one of them named may have been erased meanwhile, on another's request: it is refused then, which
+is its own answer and not that of the command that came upon it.
 """
 
-from cdm_core.digests import Json
+from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, SuppressedError
 from flows.console import say
 from tasks.clock import utc_now
 from tasks.ledger.case import Case
 from tasks.ledger.store import Ledger, StoredRequest
 from tasks.plans.kept_files import sweep_kept
-from tasks.plans.refusals import settle_refusals
+from tasks.plans.refusals import refuse_request, settle_refusals
 from tasks.requests.holds import sweep_holds
+from tasks.requests.inbox import retell_outcome
+from tasks.requests.notifying import deliver_callbacks
 from tasks.workspace import Workspace
 
 _UNDER_WAY = ("planned", "stopped", "retraining")
 
 
 def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
-    """Run every interrupted case to its end, oldest first, but the one that the caller is about to run; call it inside a flow session."""
+    """Run every interrupted case to its end, oldest first, but the one that the caller is about to run; call it inside a flow session.
+
+    Raises:
+        StateError: one that had been begun can't be finished.
+    """
     settle_refusals(ws)
     sweep_kept(ws)
     sweep_holds(ws, utc_now())
@@ -31,14 +40,31 @@ def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
             _finish(ws, stored)
 
 
-def _finish(ws: Workspace, stored: StoredRequest) -> dict[str, Json] | None:
+def _finish(ws: Workspace, stored: StoredRequest) -> None:
     planned = Case(ws, stored.request_id).find("planned") or {}
-    if "plan_digest" in planned or stored.status == "received":
-        from flows.forget import forget
+    try:
+        if "plan_digest" in planned or stored.status == "received":
+            _forget(ws, stored)
+        elif Case(ws, stored.request_id).find("stored") is not None:  # else nothing has changed, and the pictures may be handed in again
+            from flows.learn import learn
 
-        return forget(str(ws.root), stored.request_id)
-    if Case(ws, stored.request_id).find("stored") is None:
-        return None  # its pictures weren't taken in: nothing has changed, and its owner may hand them in again
-    from flows.learn import learn
+            learn(str(ws.root), stored.request_id, int(str(planned["shard"])))
+    except (RequestRefusedError, InvalidInputError, SuppressedError) as error:  # the caller would take it for an answer to its own item
+        raise StateError(f"request {stored.request_id}: was cut short and can't be finished: {error}") from error
 
-    return learn(str(ws.root), stored.request_id, int(str(planned["shard"])))
+
+def _forget(ws: Workspace, stored: StoredRequest) -> None:
+    """Carry a request out, or refuse it if it was put back in the queue; where the inbox tells the answer before that, tell the new one."""
+    from flows.forget import forget
+
+    try:
+        forget(str(ws.root), stored.request_id)
+    except RequestRefusedError as error:
+        if stored.status != "received":
+            raise
+        say(f"{stored.request_id} refused: {error.reason}")
+        refuse_request(ws, stored.request_id, error, utc_now())
+        deliver_callbacks(ws, utc_now())
+    after = Ledger(ws).request(stored.request_id)
+    if after is not None and after.answer is not None:
+        retell_outcome(ws, after.answer)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from built_workspace import Built, copy_workspace
@@ -17,6 +18,7 @@ from cdm_core.digests import sha256_digest
 from cdm_core.errors import RequestRefusedError, VerificationError
 from cdm_core.evidence.approvals import verify_approval
 from tasks.clock import utc_now
+from tasks.deletion import purging
 from tasks.keys import load_registry
 from tasks.ledger.store import Ledger
 from tasks.plans.approving import approvals_folder, require_approvals
@@ -277,6 +279,46 @@ def test_a_held_sample_stays_and_the_rest_goes(copied: Workspace, tmp_path: Path
     stored = Ledger(copied).request(request.stem)
     assert stored is not None
     assert stored.content is None
+
+
+@pytest.mark.slow
+def test_of_two_requests_for_a_held_owner_the_second_is_refused_after_the_release_and_nobody_else_is(
+    copied: Workspace, tmp_path: Path
+) -> None:
+    owner = owners_of(2)[0]
+    hold = lethe(copied, "hold", "add", "--owner", owner.owner_id, "--ground", "research", "--until", LATER).document
+    waiting = [signed_request(copied, tmp_path, name, owner_ids=[owner.owner_id]) for name in ("req-a", "req-b")]
+    assert [lethe(copied, "submit", request).document["status"] for request in waiting] == ["held", "held"]
+    assert lethe(copied, "hold", "release", hold["hold_id"]).document["requeued"] == ["req-a", "req-b"]
+    other = signed_request(copied, tmp_path, "req-c", owner_ids=[f"nobody{DOMAIN}"])
+    assert lethe(copied, "submit", other).err.splitlines()[-1] == "lethe: request req-c: no such owner or sample in this workspace"
+    statuses = {stored.request_id: stored.status for stored in Ledger(copied).requests()}
+    assert statuses.pop("req-a") in ("completed", "needs_review")
+    assert statuses == {"req-b": "refused", "req-c": "refused"}
+    assert lethe(copied, "submit", waiting[1]).err == "lethe: request req-b: no such owner or sample in this workspace\n"
+    assert lethe(copied, "build").code == 0
+    assert files_with_digest(copied.root, owner.sample_ids) == []
+
+
+@pytest.mark.slow
+def test_a_hold_that_is_released_while_the_flow_runs_lets_the_rest_go_at_the_next_submit(
+    copied: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = owners_of(2)[0]
+    hold = lethe(copied, "hold", "add", "--sample", owner.sample_ids[0], "--ground", "research", "--until", LATER).document
+    request = signed_request(copied, tmp_path, owner_ids=[owner.owner_id])
+    purge, requeued = purging.purge_request, []
+
+    def release_and_purge(*arguments: Any) -> dict[str, int]:
+        requeued.append(lethe(copied, "hold", "release", hold["hold_id"]).document["requeued"])
+        return purge(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(purging, "purge_request", release_and_purge)
+        assert lethe(copied, "submit", request).document["status"] == "held"
+    assert requeued == [[]]
+    assert lethe(copied, "submit", request).document["status"] in ("completed", "needs_review")
+    assert files_with_digest(copied.root, owner.sample_ids) == []
 
 
 def test_the_list_of_holds_cannot_be_edited(copied: Workspace) -> None:
