@@ -13,16 +13,16 @@ import pandas as pd
 
 from cdm_core.settings import Settings
 from cdm_core.sharding.partition import assign, compute_owner_key
-from cdm_core.sharding.retraining_sides import SideRules, count_groups, draw_trace, mean_passes
+from cdm_core.sharding.retraining_sides import SideRules, count_groups, draw_trace, mean_passes, share_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Of one number over the redraws."""
+    """Of one number over the redraws; None where it has no value under any of them."""
 
-    median: float
-    least: float
-    most: float
+    median: float | None
+    least: float | None
+    most: float | None
 
 
 def redraw_owners(rows: pd.DataFrame, settings: Settings, number: int) -> pd.DataFrame:
@@ -48,7 +48,7 @@ def spread_shares(
         redraws: how many, 0 or more.
         on_redraw: called after each.
     """
-    shares: dict[int, list[float]] = {length: [] for length in lengths}
+    shares: dict[int, list[float | None]] = {length: [] for length in lengths}
     for number in range(redraws):
         redrawn = redraw_owners(rows, settings, number)
         trace, passes = draw_trace(redrawn, settings, lengths[-1], seed), mean_passes(redrawn, settings)
@@ -57,6 +57,13 @@ def spread_shares(
             for side in ("lethe", "monolith")
         )
         for length in lengths:
-            shares[length].append(ours[length - 1] / monolith[length - 1])
+            shares[length].append(share_of(ours[length - 1], monolith[length - 1]))
         on_redraw()
-    return {length: Spread(median=statistics.median(of), least=min(of), most=max(of)) for length, of in shares.items() if of}
+    return {length: _spread_of(of) for length, of in shares.items() if of}
+
+
+def _spread_of(shares: Sequence[float | None]) -> Spread:
+    known = [share for share in shares if share is not None]
+    if not known:
+        return Spread(median=None, least=None, most=None)
+    return Spread(median=statistics.median(known), least=min(known), most=max(known))

@@ -9,7 +9,8 @@ The first two make the same passes over the data as the workspace's plan does on
 cumulative stages make about as many passes (2e/(R+1), rounded, one at least). What a deletion takes out isn't trained on again on any side.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -104,7 +105,7 @@ def mean_passes(rows: pd.DataFrame, settings: Settings) -> int:
 def draw_trace(rows: pd.DataFrame, settings: Settings, num: int, seed: int) -> list[str]:
     """Owners in the order in which they withdraw, drawn without replacement in proportion to their stage's yearly rate.
 
-    Source: Efraimidis & Spirakis 2006: the largest of u^(1/rate).
+    Source: Efraimidis & Spirakis 2006: the largest of u^(1/rate), by its logarithm, since at small rates the power itself underflows.
 
     Raises:
         ValueError: fewer owners than requests.
@@ -114,17 +115,25 @@ def draw_trace(rows: pd.DataFrame, settings: Settings, num: int, seed: int) -> l
         raise ValueError(f"{num} requests need as many owners; there are {len(stages)}")
     tiers = settings.partition.tiers
     marks = {
-        str(owner): derive_uniform("trace", seed, str(owner)) ** (1 / stage_rate(tiers, int(stage), settings.stages))
+        str(owner): math.log(derive_uniform("trace", seed, str(owner))) / stage_rate(tiers, int(stage), settings.stages)
         for owner, stage in stages.items()
     }
     return sorted(marks, key=lambda owner: (-marks[owner], owner))[:num]
 
 
-def count_groups(rules: SideRules, rows: pd.DataFrame, trace: Sequence[str], batch: int) -> list[int]:
-    """Steps of each group of a trace that is carried out `batch` requests at a time."""
-    steps = []
+def group_trace(rows: pd.DataFrame, trace: Sequence[str], batch: int) -> Iterator[tuple[pd.DataFrame, Sequence[str]]]:
+    """Each group of a trace that is carried out `batch` requests at a time, after the rows that the groups before it have left."""
     for start in range(0, len(trace), batch):
         group = trace[start : start + batch]
-        steps.append(rules.count_steps(rules.forget(rows, group)))
+        yield rows, group
         rows = rows[~rows["owner_key"].isin(group)]
-    return steps
+
+
+def count_groups(rules: SideRules, rows: pd.DataFrame, trace: Sequence[str], batch: int) -> list[int]:
+    """Steps of each group of a trace that is carried out `batch` requests at a time."""
+    return [rules.count_steps(rules.forget(left, group)) for left, group in group_trace(rows, trace, batch)]
+
+
+def share_of(steps: float, whole: float) -> float | None:
+    """A side's part of the monolith's steps or seconds; None where the monolith has none, since every owner left at once."""
+    return steps / whole if whole else None

@@ -1,9 +1,10 @@
 """`lethe bench forget`: what a trace of withdrawals costs a monolith, CDM, SISA and Lethe, on the same data, in one run.
 
 Steps are exact and over the whole trace; they are counted, and the requests are carried out K at a time for each K. Wall seconds are
-measured on the first `timed` groups of each K, by training them, each adapter in a process of one thread and as many processes as cores; a
-share is of the monolith's seconds for the same groups; with `timed` 0 nothing is trained. Nothing but training is in them: what a whole
-forget takes, with the stop, the evaluation and the purge, is `total_seconds` of `lethe submit`.
+measured on the first `timed` groups of each K, by training them, each without the owners of the groups before it, as it is counted, each
+adapter in a process of one thread and as many processes as cores; a share is of the monolith's seconds for the same groups; with `timed` 0
+nothing is trained. Nothing but training is in them: what a whole forget takes, with the stop, the evaluation and the purge, is
+`total_seconds` of `lethe submit`. Where every owner leaves at once the monolith has nothing left to train, and nothing is a share of it.
 
 A trace draws owners without replacement, the likeliest first on average: the longer it is, the colder the owners that are left, and the
 dearer the next request. So steps are also told for the first 10, 20, 40 requests, one at a time.
@@ -14,7 +15,7 @@ All of that is of the workspace's own secret. So Lethe's share of the monolith's
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,7 @@ from rich.table import Table
 from cdm_core.errors import InvalidInputError
 from cdm_core.settings import Settings
 from cdm_core.sharding.redraws import spread_shares
-from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_groups, draw_trace, mean_passes
+from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_groups, draw_trace, group_trace, mean_passes, share_of
 from flows.console import progress_bars, stdout
 from tasks.files import write_atomically
 from tasks.plots.forget_plot import draw_forget_plot
@@ -52,16 +53,17 @@ def run_bench_forget(
         raise InvalidInputError(f"batch: {unfit[0]} is not between 1 and the {requests} requests")
     passes = mean_passes(rows, settings)
     rules = {side: SideRules(side=side, settings=settings, passes=passes) for side in SIDES}
-    groups = {batch: [trace[start : start + batch] for start in range(0, len(trace), batch)][:timed] for batch in batches}
-    work = [(batch, side, group) for batch in batches for side in SIDES for group in groups[batch]]
-    total = sum(rules[side].count_steps(rules[side].forget(rows, group)) for _, side, group in work)
+    groups = {batch: list(islice(group_trace(rows, trace, batch), timed)) for batch in batches}
+    work = [(batch, side, rules[side].forget(left, group)) for batch in batches for side in SIDES for left, group in groups[batch]]
+    todo = [(batch, side, retrainings) for batch, side, retrainings in work if rules[side].count_steps(retrainings)]
     seconds = dict.fromkeys([(batch, side) for batch in batches for side in SIDES], 0.0)
-    if work:
+    if todo:
+        total = sum(rules[side].count_steps(retrainings) for _, side, retrainings in todo)
         with progress_bars({"steps": total}) as advance, worker_pool(on_progress=advance) as pool:
             for future in [pool.submit(warm_up, ws) for _ in range(8)]:
                 future.result()
-            for batch, side, group in work:
-                seconds[batch, side] += time_retrainings(pool, ws, rules[side], rows, rules[side].forget(rows, group))
+            for batch, side, retrainings in todo:
+                seconds[batch, side] += time_retrainings(pool, ws, rules[side], rows, retrainings)
     by_batch: dict[str, list[Row]] = {}
     for batch in batches:
         steps = {side: sum(count_groups(rules[side], rows, trace, batch)) for side in SIDES}
@@ -69,10 +71,10 @@ def run_bench_forget(
             {
                 "name": side,
                 "steps": steps[side],
-                "steps_share": steps[side] / steps["monolith"],
+                "steps_share": share_of(steps[side], steps["monolith"]),
                 "steps_per_request": steps[side] / len(trace),
                 "wall_seconds": seconds[batch, side] if work else None,
-                "wall_share": seconds[batch, side] / seconds[batch, "monolith"] if work else None,
+                "wall_share": share_of(seconds[batch, side], seconds[batch, "monolith"]) if work else None,
             }
             for side in SIDES
         ]
@@ -105,7 +107,7 @@ def _count_beginnings(rules: Mapping[Side, SideRules], rows: pd.DataFrame, trace
     totals = {side: list(accumulate(count_groups(of_side, rows, trace, 1))) for side, of_side in rules.items()}
     return {
         str(num): [
-            {"name": side, "steps": steps[num - 1], "steps_share": steps[num - 1] / totals["monolith"][num - 1]}
+            {"name": side, "steps": steps[num - 1], "steps_share": share_of(steps[num - 1], totals["monolith"][num - 1])}
             for side, steps in totals.items()
         ]
         for num in _beginnings(len(trace))
@@ -131,8 +133,9 @@ def print_forget_table(document: Document) -> None:
         table.add_column(name, justify="right")
     for batch, sides in by_batch.items():
         for side in sides:
-            wall = ("–", "–") if side["wall_seconds"] is None else (f"{side['wall_seconds']:.1f}", f"{side['wall_share']:.2%}")
-            table.add_row(str(batch), str(side["name"]), f"{side['steps']:,}", f"{side['steps_share']:.2%}", *wall)
+            seconds = "–" if side["wall_seconds"] is None else f"{side['wall_seconds']:.1f}"
+            shares = _percent(side["steps_share"]), _percent(side["wall_share"])
+            table.add_row(str(batch), str(side["name"]), f"{side['steps']:,}", shares[0], seconds, shares[1])
     stdout().print(table)
     by_requests = document["by_requests"]
     assert isinstance(by_requests, dict), "made above"
@@ -141,7 +144,7 @@ def print_forget_table(document: Document) -> None:
     for num in by_requests:
         beginnings.add_column(f"first {num}", justify="right")
     for row, name in enumerate(SIDES):
-        beginnings.add_row(name, *(f"{sides[row]['steps_share']:.2%}" for sides in by_requests.values()))
+        beginnings.add_row(name, *(_percent(sides[row]["steps_share"]) for sides in by_requests.values()))
     stdout().print(beginnings)
     redraws = document["redraws"]
     assert isinstance(redraws, dict), "made above"
@@ -151,5 +154,9 @@ def print_forget_table(document: Document) -> None:
         for num in redraws["by_requests"]:
             spread.add_column(f"first {num}", justify="right")
         for name in ("median", "least", "most"):
-            spread.add_row(name, *(f"{of[name]:.2%}" for of in redraws["by_requests"].values()))
+            spread.add_row(name, *(_percent(of[name]) for of in redraws["by_requests"].values()))
         stdout().print(spread)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2%}"

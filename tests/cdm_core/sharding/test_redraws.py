@@ -52,3 +52,9 @@ def test_the_spread_is_of_the_shares_that_the_sides_count(settings: Settings, ro
     assert (spread[4].median, spread[4].least, spread[4].most) == (statistics.median(shares), min(shares), max(shares))
     assert list(spread) == [4, 8]
     assert spread_shares(rows, settings, [4, 8], seed=0, redraws=0) == {}
+
+
+def test_a_share_of_no_steps_is_left_out_of_the_spread(settings: Settings) -> None:
+    rows = pd.DataFrame([("0" * 16, 0, 0)] * 3, columns=["owner_key", "shard", "stage"])
+    (spread,) = spread_shares(rows, settings, [1], seed=0, redraws=2).values()
+    assert (spread.median, spread.least, spread.most) == (None, None, None)

@@ -1,10 +1,15 @@
 """Counting what a deletion costs each side, on a small table whose answers can be worked out by hand."""
 
+from collections import Counter
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from cdm_core.settings import Settings, parse_settings
-from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_groups, draw_trace, mean_passes
+from cdm_core.digests import derive_uniform
+from cdm_core.settings import Settings, TierSettings, parse_settings
+from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_groups, draw_trace, group_trace, mean_passes, share_of
+from cdm_core.sharding.tiers import order_tiers
 
 PARAMETERS = b"""
 shard_ids: [0, 1]
@@ -89,3 +94,31 @@ def test_owners_withdraw_as_often_as_their_tier_does(settings: Settings, rows: p
     assert sorted(draw_trace(rows, settings, 4, 0)) == list("abcd")
     with pytest.raises(ValueError, match="5 requests need as many owners; there are 4"):
         draw_trace(rows, settings, 5, 0)
+
+
+def test_each_group_comes_after_the_rows_that_the_groups_before_it_have_left(rows: pd.DataFrame) -> None:
+    groups = [(len(left), group) for left, group in group_trace(rows, ["a", "b", "c"], 2)]
+    assert groups == [(21, ["a", "b"]), (8, ["c"])]
+
+
+def test_nothing_is_a_share_of_no_steps(settings: Settings, rows: pd.DataFrame) -> None:
+    assert count_groups(rules_of("monolith", settings, rows), rows, list(OWNERS), 4) == [0]
+    assert (share_of(0, 0), share_of(3, 4)) == (None, 0.75)
+
+
+def test_the_order_is_that_of_the_powers_where_none_underflows() -> None:
+    shipped = parse_settings((Path(__file__).parents[3] / "params.yaml").read_bytes(), "params.yaml")
+    rates = [tier.rate for tier in order_tiers(shipped.partition.tiers)]
+    owners = pd.DataFrame([(f"{number:016x}", 0, number % 4) for number in range(400)], columns=["owner_key", "shard", "stage"])
+    for seed in range(5):
+        powers = {key: derive_uniform("trace", seed, key) ** (1 / rates[stage]) for key, _, stage in owners.itertuples(index=False)}
+        expected = sorted((key for key in powers if powers[key] > 0), key=lambda key: -powers[key])
+        assert draw_trace(owners, shipped, len(expected), seed) == expected
+
+
+def test_owners_of_tiny_rates_withdraw_in_no_order_of_their_keys(settings: Settings) -> None:
+    """At a rate of a withdrawal in a hundred thousand years nearly every power of a uniform is 0.0."""
+    rare = settings.model_copy(update={"tiers": {"cold": TierSettings(rate=1e-5, share=1)}})
+    rows = pd.DataFrame([(owner, 0, 0) for owner in OWNERS], columns=["owner_key", "shard", "stage"])
+    firsts = Counter(draw_trace(rows, rare, 1, seed)[0] for seed in range(400))
+    assert all(60 < firsts[owner] < 140 for owner in OWNERS)

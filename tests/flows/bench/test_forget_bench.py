@@ -7,6 +7,8 @@ import pytest
 from built_workspace import Built
 from tiny_workspace import OWNERS, lethe
 
+from flows.bench.forget import print_forget_table
+
 SIDES = ["monolith", "cdm", "sisa", "lethe"]
 
 
@@ -47,6 +49,29 @@ def test_steps_are_counted_under_other_secrets_too(built: Built) -> None:
     assert alone["least"] == alone["median"] == alone["most"]
     assert 0 < spread["least"] <= min(spread["median"], alone["median"]) <= spread["most"] < 1
     assert spread["least"] < spread["most"]
+
+
+def test_where_every_owner_leaves_at_once_there_is_no_share(built: Built, tmp_path: Path) -> None:
+    options = ("--requests", "9", "--batch", "1,9", "--timed", "1", "--redraws", "1", "--plot", tmp_path / "plot.svg")
+    ran = lethe(built.ws, "bench", "forget", *options)
+    assert [(side["steps"], side["steps_share"], side["wall_share"]) for side in ran.document["by_batch"]["9"]] == [(0, None, None)] * 4
+    assert ran.document["sides"][0]["steps_share"] == ran.document["sides"][0]["wall_share"] == 1
+    assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
+
+
+def test_what_is_timed_is_what_is_counted(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step takes a second here, so that the seconds of all groups are their steps."""
+    monkeypatch.setattr("flows.bench.forget.time_retrainings", lambda _pool, _ws, rules, _rows, retrainings: rules.count_steps(retrainings))
+    document = lethe(built.ws, "bench", "forget", "--requests", "9", "--batch", "1,4", "--timed", "9", "--redraws", "0").document
+    for sides in document["by_batch"].values():
+        assert [side["wall_seconds"] for side in sides] == [side["steps"] for side in sides]
+
+
+def test_a_table_shows_a_dash_for_a_share_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    side = {"name": "monolith", "steps": 0, "steps_share": None, "wall_seconds": None, "wall_share": None}
+    spread = {"count": 1, "by_requests": {"9": {"median": None, "least": None, "most": None}}}
+    print_forget_table({"requests": 9, "owners": 9, "by_batch": {"9": [side]}, "by_requests": {"9": [side] * 4}, "redraws": spread})
+    assert capsys.readouterr().out.count("–") == 3 + 4 + 3
 
 
 def test_more_requests_than_owners_are_refused(built: Built) -> None:
