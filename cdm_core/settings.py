@@ -1,13 +1,15 @@
 """The parameters of a workspace, parsed once from the contents of `params.yaml`.
 
-Pydantic guards the door since a person edits the file; inside, each component takes its own frozen part.
+Pydantic guards the door since a person edits the file; inside, each component takes its own frozen part. A truth value is no number, and
+whole numbers have bounds far above what anybody trains with, so that what is past them is refused here and not in the middle of a flow. A
+fraction may be text, since YAML 1.1 reads 1e-3 as that.
 """
 
 from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, Strict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from cdm_core.errors import InvalidInputError
@@ -34,6 +36,16 @@ PriorName = Literal["counts", "captions", "clip"]
 SamplerName = Literal["euler", "ddim", "dpm_solver", "ddpm"]
 STOCHASTIC_METHODS: frozenset[Method] = frozenset({"bayes", "top_k:bayes", "cp_delta"})
 """Need the probability of each step, hence `ddpm`."""
+METHODS_WITH_PRIORS: tuple[Method, ...] = ("shard_per_image", "knn", "bayes")
+"""Those whose weights start from a λ that may depend on the prompt."""
+_MAX_COUNT = 1_000_000
+_MAX_EXACT = 2**53 - 1
+"""The largest whole number that every reader of JSON takes alike."""
+
+
+def has_prior(method: Method, prior: PriorName) -> bool:
+    """Whether a method can be asked for with that prior; the counts are what a method has that asks for none."""
+    return prior == "counts" or method.removeprefix("top_k:") in METHODS_WITH_PRIORS
 
 
 class _Section(BaseModel):
@@ -45,24 +57,32 @@ def _check_epochs(value: object) -> int | list[int]:
         return value
     if isinstance(value, list) and value and all(_is_count(number) for number in value):
         return value
-    raise PydanticCustomError("epochs", "must be a whole number from 1, or a list of one such number a stage")
+    raise PydanticCustomError("epochs", f"must be a whole number from 1 to {_MAX_COUNT}, or a list of one such number a stage")
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_COUNT
 
 
+def _refuse_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "Input should be a valid number")
+    return value
+
+
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, BeforeValidator(_refuse_truth)]
 Epochs = Annotated[int | list[int], PlainValidator(_check_epochs)]
 
 
 class TrainingSettings(_Section):
     """One shard's adapter; a stage makes `epochs` passes over its samples: one number for all stages, or one a stage."""
 
-    rank: int = Field(ge=1, le=128)
-    learning_rate: float = Field(gt=0)
-    batch_size: int = Field(ge=1)
+    rank: Whole = Field(ge=1, le=128)
+    learning_rate: Number = Field(gt=0)
+    batch_size: Whole = Field(ge=1, le=_MAX_COUNT)
     epochs: Epochs
-    caption_dropout: float = Field(ge=0, lt=1)
+    caption_dropout: Number = Field(ge=0, lt=1)
 
     def stage_epochs(self, stage: int) -> int:
         """The passes of one stage."""
@@ -72,8 +92,8 @@ class TrainingSettings(_Section):
 class TierSettings(_Section):
     """`rate`: deletions a year per owner; `share`: weight in drawing the tier of owners who declare none."""
 
-    rate: float = Field(gt=0)
-    share: float = Field(ge=0)
+    rate: Number = Field(gt=0)
+    share: Number = Field(ge=0)
 
 
 class SamplingSettings(_Section):
@@ -83,8 +103,8 @@ class SamplingSettings(_Section):
     was a choice.
     """
 
-    steps: int = Field(ge=1, le=1000)
-    guidance_scale: float = Field(ge=1)
+    steps: Whole = Field(ge=1, le=1000)
+    guidance_scale: Number = Field(ge=1)
     method: Method
     sampler: SamplerName = Field(default="euler", exclude_if=lambda sampler: sampler == "euler")
     prior: PriorName = Field(default="counts", exclude_if=lambda prior: prior == "counts")
@@ -99,8 +119,8 @@ class SamplingSettings(_Section):
 class KnnSettings(_Section):
     """k-means centroids a shard, and the temperature of the softmax over squared distances."""
 
-    centroids: int = Field(ge=1)
-    temperature: float = Field(gt=0)
+    centroids: Whole = Field(ge=1, le=_MAX_COUNT)
+    temperature: Number = Field(gt=0)
 
 
 class EvaluationSettings(_Section):
@@ -109,20 +129,20 @@ class EvaluationSettings(_Section):
     `membership_samples` erased pictures at most, and as many unseen ones, are looked at by the membership inference of a deletion.
     """
 
-    samples: int = Field(ge=16)
-    blocks: int = Field(ge=4)
-    margin: float = Field(gt=0)
-    seed: int
+    samples: Whole = Field(ge=16, le=_MAX_COUNT)
+    blocks: Whole = Field(ge=4, le=_MAX_COUNT)
+    margin: Number = Field(gt=0)
+    seed: Whole = Field(ge=-_MAX_EXACT, le=_MAX_EXACT)
     inception_weights: str | None
-    membership_samples: int = Field(default=32, ge=0, le=1000)
+    membership_samples: Whole = Field(default=32, ge=0, le=1000)
 
 
 class DuplicateSettings(_Section):
     """Near duplicates: largest distances for one to be listed; of 8 bands, how many must agree for a picture to count as one erased."""
 
-    hash_distance: int = Field(ge=0, le=64)
-    clip_distance: float = Field(ge=0, le=2)
-    suppressed_bands: int = Field(ge=1, le=8)
+    hash_distance: Whole = Field(ge=0, le=64)
+    clip_distance: Number = Field(ge=0, le=2)
+    suppressed_bands: Whole = Field(ge=1, le=8)
 
 
 class TimestampingSettings(_Section):
@@ -153,17 +173,17 @@ class IntakeSettings(_Section):
 class TermsSettings(_Section):
     """Days of the periods that no law sets, and the zone whose calendar days count; see `cdm_core.intake.clocks`."""
 
-    contract_days: int = Field(30, ge=1, le=3650)
-    contract_extension_days: int = Field(0, ge=0, le=3650)
-    voluntary_days: int = Field(90, ge=1, le=3650)
-    voluntary_extension_days: int = Field(90, ge=0, le=3650)
+    contract_days: Whole = Field(30, ge=1, le=3650)
+    contract_extension_days: Whole = Field(0, ge=0, le=3650)
+    voluntary_days: Whole = Field(90, ge=1, le=3650)
+    voluntary_extension_days: Whole = Field(90, ge=0, le=3650)
     time_zone: str = "UTC"
 
 
 class ApprovalSettings(_Section):
     """How many people must have signed a plan before it is carried out, and in which roles; `distinct`: no two in one role."""
 
-    required: int = Field(0, ge=0, le=100)
+    required: Whole = Field(0, ge=0, le=100)
     roles: list[str] = ["data_protection_officer", "model_owner"]
     distinct: bool = True
 
@@ -171,8 +191,8 @@ class ApprovalSettings(_Section):
 class Settings(_Section):
     """The whole of `params.yaml`. Without `tiers` (before 0.2) an undeclared owner is in each stage equally likely."""
 
-    shard_ids: list[int] = Field(min_length=1, max_length=1000)
-    stages: int = Field(ge=1, le=100)
+    shard_ids: list[Whole] = Field(min_length=1, max_length=1000)
+    stages: Whole = Field(ge=1, le=100)
     tiers: dict[str, TierSettings] = {}
     training: TrainingSettings
     sampling: SamplingSettings
@@ -199,21 +219,21 @@ def parse_settings(content: bytes, source: str) -> Settings:
         InvalidInputError: not YAML, or a value that is missing, unknown or out of range.
     """
     try:
-        settings = Settings.model_validate(yaml.safe_load(content))
-    except yaml.YAMLError as error:
-        raise InvalidInputError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
+        settings = Settings.model_validate(_load_yaml(content, source))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
         raise InvalidInputError(f"{source}: {where}: {first['msg']}") from error
-    except (ValueError, RecursionError) as error:  # an impossible date, say, or nesting without end
-        raise InvalidInputError(f"{source}: not YAML: {error}") from error
     if settings.sampling.method in ("classifier", "top_k:classifier"):
         raise InvalidInputError(
             f"{source}: sampling.method: {settings.sampling.method} is not local, so it can't serve by default; see generate"
         )
     if settings.sampling.prior == "captions":
         raise InvalidInputError(f"{source}: sampling.prior: captions are no part of a model, so it can't serve by default; see generate")
+    method, prior = settings.sampling.method, settings.sampling.prior
+    if not has_prior(method, prior):
+        able = ", ".join(METHODS_WITH_PRIORS)
+        raise InvalidInputError(f"{source}: sampling.prior: {prior}: method {method} has no such thing; {able} do")
     if settings.shard_ids != list(range(len(settings.shard_ids))):
         raise InvalidInputError(f"{source}: shard_ids: must count 0, 1, 2 …")
     if settings.evaluation.blocks > settings.evaluation.samples // 2:
@@ -229,3 +249,15 @@ def parse_settings(content: bytes, source: str) -> Settings:
     if settings.approvals.required > (num_roles if settings.approvals.distinct else 100 * num_roles):
         raise InvalidInputError(f"{source}: approvals.required: more than there are roles to give them")
     return settings
+
+
+def _load_yaml(content: bytes, source: str) -> object:
+    """PyYAML's constructors raise whatever Python does for a value that isn't what its tag says."""
+    try:
+        return yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
+    except (ValueError, RecursionError) as error:  # an impossible date, say, or nesting without end
+        raise InvalidInputError(f"{source}: not YAML: {error}") from error
+    except (LookupError, AttributeError, TypeError, ArithmeticError) as error:
+        raise InvalidInputError(f"{source}: not YAML: a value is not what its tag says") from error

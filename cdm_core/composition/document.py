@@ -12,10 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cdm_core.digests import Digest, Json, canonical_json, sha256_digest
 from cdm_core.errors import InvalidInputError, VerificationError
-from cdm_core.settings import STOCHASTIC_METHODS, Method, PriorName, SamplerName, SamplingSettings
+from cdm_core.settings import METHODS_WITH_PRIORS, STOCHASTIC_METHODS, Method, PriorName, SamplerName, SamplingSettings, has_prior
 
-METHODS_WITH_PRIORS: tuple[Method, ...] = ("shard_per_image", "knn", "bayes")
-"""Those whose weights start from a λ that may depend on the prompt."""
 _SCHEMA = "lethe/composition/v1"
 
 
@@ -110,7 +108,7 @@ class Composition:
             InvalidInputError: the method asks for none but the counts.
         """
         method = self.sampling.method
-        if prior != "counts" and method.removeprefix("top_k:") not in METHODS_WITH_PRIORS:
+        if not has_prior(method, prior):
             raise InvalidInputError(f"prior {prior}: method {method} has no such thing; {', '.join(METHODS_WITH_PRIORS)} do")
         return replace(self, sampling=self.sampling.model_copy(update={"prior": prior}))
 

@@ -131,6 +131,23 @@ def test_a_value_of_a_wrong_type_is_named(key: str) -> None:
         ("evaluation.margin", float("inf")),
         ("evaluation.seed", "zero"),
         ("evaluation.inception_weights", 3),
+        ("evaluation.seed", True),
+        ("evaluation.seed", 2**53),
+        ("evaluation.seed", -(2**53)),
+        ("evaluation.samples", 10**20),
+        ("evaluation.blocks", 10**20),
+        ("knn.centroids", 10**20),
+        ("knn.temperature", True),
+        ("training.batch_size", 10**20),
+        ("training.batch_size", 8.0),
+        ("training.learning_rate", True),
+        ("training.epochs", 10**7),
+        ("training.epochs", [1, 1, 1, 10**7]),
+        ("stages", True),
+        ("stages", "4"),
+        ("duplicates.clip_distance", False),
+        ("terms.contract_days", True),
+        ("approvals.required", True),
         ("colour", "red"),
     ],
     ids=str,
@@ -149,10 +166,33 @@ def test_a_value_out_of_range_is_named(key: str, value: object) -> None:
         pytest.param(b"stages: 2020-13-45", id="an impossible date"),
         pytest.param(b"a: " + b"[" * 10_000, id="endless nesting"),
         pytest.param(b"\0", id="a control character"),
+        pytest.param(b"a: !!bool x", id="a tag of truth on what is none"),
+        pytest.param(b"a: !!timestamp x", id="a tag of a time on what is none"),
+        pytest.param(b'a: !!int ""', id="a tag of a number on nothing"),
+        pytest.param(b"evaluation: {seed: " + b"9" * 5_000 + b"}", id="a number of 5,000 digits"),
     ],
 )
 def test_what_is_not_yaml_is_refused_in_one_line(content: bytes) -> None:
     with pytest.raises(InvalidInputError, match=r"^params\.yaml: not YAML: [^\n]+$"):
+        parse_settings(content, "params.yaml")
+
+
+def test_truth_values_are_no_shards() -> None:
+    with pytest.raises(InvalidInputError, match=r"^params.yaml: shard_ids\.0: Input should be a valid integer$"):
+        parse_settings(with_value("shard_ids", [False, True]), "params.yaml")
+
+
+def test_a_fraction_may_be_written_as_yaml_reads_it_for_text() -> None:
+    content = SHIPPED.read_bytes().replace(b"learning_rate: 0.004", b"learning_rate: 4e-3")
+    assert yaml.safe_load(content)["training"]["learning_rate"] == "4e-3"
+    assert parse_settings(content, "params.yaml").training.learning_rate == 0.004
+
+
+@pytest.mark.parametrize("method", ["average", "random", "top_k:average"])
+def test_a_prior_that_the_method_would_ignore_is_refused(method: str) -> None:
+    content = yaml.safe_dump(document() | {"sampling": {**document()["sampling"], "method": method, "prior": "clip"}}).encode()
+    message = f"^params.yaml: sampling.prior: clip: method {method} has no such thing; shard_per_image, knn, bayes do$"
+    with pytest.raises(InvalidInputError, match=message):
         parse_settings(content, "params.yaml")
 
 
