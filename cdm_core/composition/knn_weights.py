@@ -4,7 +4,8 @@
 
 φ is the CLIP embedding of the predicted clean image, c_ij the centroids of shard i, λ_i its prior. Nothing in it is trained over
 several shards, so a deletion changes the hit shard's centroids and prior only. Computed in log space: at small τ every
-exponential may underflow while their ratios are fine.
+exponential may underflow while their ratios are fine. Where τ is so small that the exponents themselves overflow, the nearest expert's
+distance is taken from all of them first.
 """
 
 from collections.abc import Sequence
@@ -34,8 +35,15 @@ def knn_weights(embeddings: Tensor, centroids: Sequence[Tensor], priors: Tensor,
     if not temperature > 0:
         raise ValueError(f"the temperature must be above 0, not {temperature}")
     squared_BN = torch.stack([_nearest_squared_distance(embeddings, expert) for expert in centroids], dim=1)
-    log_weights_BN = priors.double().log() - squared_BN / temperature
+    log_weights_BN = priors.double().log() - _exponents(squared_BN, priors > 0, temperature)
     return log_weights_BN.softmax(dim=1).to(embeddings.dtype)
+
+
+def _exponents(squared_BN: Tensor, is_possible_N: Tensor, temperature: float) -> Tensor:
+    """Squared distances over τ; in rows where one overflows, what they exceed the least possible expert's by, which alters no ratio."""
+    plain_BN, possible_BN = squared_BN / temperature, squared_BN.masked_fill(~is_possible_N, torch.inf)
+    shifted_BN = (possible_BN - possible_BN.amin(dim=1, keepdim=True)) / temperature
+    return torch.where(plain_BN.isfinite().all(dim=1, keepdim=True), plain_BN, shifted_BN)
 
 
 def _nearest_squared_distance(embeddings: Tensor, centroids: Tensor) -> Tensor:

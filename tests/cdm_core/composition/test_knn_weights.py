@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from cdm_core.composition.knn_weights import knn_weights
+from cdm_core.composition.knn_weights import _nearest_squared_distance, knn_weights
 
 ONE, TWO = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
 
@@ -35,6 +35,23 @@ def test_equal_distances_leave_the_priors():
 def test_a_low_temperature_does_not_underflow():
     weights = knn_weights(torch.tensor([[100.0, 100.0]]), [ONE, TWO - 0.01], torch.tensor([1, 1]), 1e-6)
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0.0]]))
+
+
+def test_an_exponent_that_overflows_leaves_the_nearest():
+    embeddings = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    weights = knn_weights(embeddings, [TWO, TWO - 2 * TWO, ONE], torch.tensor([1, 3, 2]), 1e-310)
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.0, 1.0], [1 / 6, 3 / 6, 2 / 6]]))
+    assert knn_weights(ONE, [ONE, TWO], torch.tensor([0, 1]), 1e-310).tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 0.05, 3.0])
+def test_no_bit_changes_where_nothing_overflows(temperature):
+    generator = torch.Generator().manual_seed(0)
+    embeddings, priors = torch.randn(64, 8, generator=generator), torch.tensor([3, 1, 4])
+    centroids = [torch.randn(5, 8, generator=generator) for _ in priors]
+    squared = torch.stack([_nearest_squared_distance(embeddings, each) for each in centroids], dim=1)
+    plain = (priors.double().log() - squared / temperature).softmax(dim=1).float()
+    assert torch.equal(knn_weights(embeddings, centroids, priors, temperature), plain)
 
 
 def test_an_expert_without_data_has_no_weight():
