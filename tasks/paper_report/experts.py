@@ -13,6 +13,7 @@ import pandas as pd
 from cdm_core.adapters import adapter_from_bytes, adapter_to_bytes, initial_adapter
 from cdm_core.chain import compute_chain, num_reusable_stages
 from cdm_core.digests import Digest, derive_seed
+from cdm_core.divergence import require_finite
 from cdm_core.fingerprint import measure_fingerprint
 from cdm_core.settings import Settings, TrainingSettings
 from cdm_core.sharding.manifests import samples_digest
@@ -105,15 +106,16 @@ def train_recipe(cache: ReportCache, recipe: Recipe) -> TrainedPart:
     adapter = adapter_from_bytes(store.read(keys[reused - 1])) if reused else initial_adapter(model, recipe.number)
     for stage in range(reused, len(keys)):
         position, samples = StagePosition(shard=recipe.number, stage=stage), load_stage(cache.ws, recipe.stages[stage])
-        adapter = train_stage(
+        trained = train_stage(
             backbone, model, adapter, samples, position, recipe.settings, on_step=lambda: report_progress("training steps")
         )
+        adapter = require_finite(trained, position)
         with cache.writing():
             store.write(keys[stage], adapter_to_bytes(adapter), shard=recipe.number, stage=stage)
     report_progress("training seconds", round(time.monotonic() - started))
-    trained = find_trained(cache, recipe, keys)
-    assert trained is not None, "written above"
-    return trained
+    kept = find_trained(cache, recipe, keys)
+    assert kept is not None, "written above"
+    return kept
 
 
 def chain_of(recipe: Recipe) -> list[Digest]:

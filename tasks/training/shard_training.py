@@ -16,6 +16,7 @@ from cdm_core.adapters import adapter_from_bytes, adapter_to_bytes, attach_adapt
 from cdm_core.backbone import PixelBackbone, compute_backbone_digest, load_backbone
 from cdm_core.chain import compute_chain, num_reusable_stages
 from cdm_core.digests import Digest, sha256_digest
+from cdm_core.divergence import require_finite
 from cdm_core.fingerprint import measure_fingerprint
 from cdm_core.settings import Settings
 from cdm_core.sharding.manifests import samples_digest, stage_samples
@@ -82,6 +83,9 @@ def train_shard(workspace: Workspace, shard: int) -> TrainedShard:
     """Train what the checkpoint store doesn't hold, store each stage, and put the adapter at its place in the workspace.
 
     Reports progress as "steps". Run it in a process of one thread.
+
+    Raises:
+        InvalidInputError: training diverged; nothing of that stage is stored.
     """
     started = time.monotonic()
     settings, manifest = workspace.settings(), load_manifest(workspace, shard)
@@ -96,7 +100,8 @@ def train_shard(workspace: Workspace, shard: int) -> TrainedShard:
         for stage in range(reused, len(chain)):
             position = StagePosition(shard=shard, stage=stage)
             samples = load_stage(workspace, stage_samples(manifest, stage))
-            adapter = train_stage(backbone, model, adapter, samples, position, settings.training, on_step=lambda: report_progress("steps"))
+            trained = train_stage(backbone, model, adapter, samples, position, settings.training, on_step=lambda: report_progress("steps"))
+            adapter = require_finite(trained, position)
             store.write(chain[stage], adapter_to_bytes(adapter), shard=shard, stage=stage, origin=origins[stage])
     content = store.read(chain[-1])
     workspace.adapter(shard).parent.mkdir(exist_ok=True)

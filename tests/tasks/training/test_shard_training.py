@@ -10,7 +10,7 @@ from small_workspace import OWNERS, SECRET
 
 from cdm_core.adapters import adapter_from_bytes, adapter_to_bytes, attach_adapter, initial_adapter
 from cdm_core.digests import sha256_digest
-from cdm_core.errors import VerificationError
+from cdm_core.errors import InvalidInputError, VerificationError
 from cdm_core.sharding.manifests import find_samples
 from cdm_core.sharding.partition import compute_owner_key
 from tasks.data.manifest_store import load_manifest, load_manifests
@@ -69,6 +69,15 @@ def test_a_shard_is_trained_through_its_stages(trained: tuple[Workspace, Trained
     assert ws.adapter(0).read_bytes() == store.read(result.chain[-1])
     assert result.adapter == sha256_digest(ws.adapter(0).read_bytes())
     assert {(entry["shard"], entry["stage"]) for entry in store.entries().values()} == {(0, 0), (0, 1)}
+
+
+def test_of_a_training_that_diverges_nothing_is_stored(trained: tuple[Workspace, TrainedShard], tmp_path: Path) -> None:
+    ws = untrained_copy(trained[0], tmp_path / "diverging")
+    set_parameters(ws, {"training": {"learning_rate": 1e30}})
+    with pytest.raises(InvalidInputError, match=r"^shard 0, stage 0: training diverged: "):
+        train_shard(ws, 0)
+    assert not CheckpointStore(ws.checkpoints).entries()
+    assert not ws.adapter(0).exists()
 
 
 def test_what_is_trained_already_is_found(trained: tuple[Workspace, TrainedShard]) -> None:
