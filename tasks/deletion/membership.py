@@ -5,7 +5,8 @@
 
 Both run in worker processes that would have nothing to do where one shard was hit, and both choose the same pictures: erased ones of the
 plan, and samples of other shards that are still there, drawn by a hash that the request's digest keys. Held samples aren't erased, so they
-may be of the null. A batch is measured as a whole. A shard that was emptied has no adapter after, and is left out.
+may be of the null. A batch is measured as a whole. A shard that was emptied has no adapter after, and is left out; so is an erased picture
+that another owner still has in the same shard, since the adapter after is trained on it.
 
 Where something is missing there is a reason in place of a result: evidence never stops a deletion. Reasons name no sample.
 """
@@ -83,15 +84,17 @@ def choose_samples(ws: Workspace, erasure: Erasure, before: Composition) -> list
     """The same pictures whenever it's asked between removal and purge."""
     limit = ws.settings().evaluation.membership_samples
     attackable = {shard for shard, num_left in erasure.left if num_left} & set(before.shards)
-    hits = {f"{sample.shard}:{sample.sample_id}": sample for sample in erasure.samples if sample.shard in attackable}
     if limit == 0:
         return "switched off: evaluation.membership_samples is 0"
-    if not hits:
+    if not any(sample.shard in attackable for sample in erasure.samples):
         return "no hit shard has an adapter both before and after"
+    manifests, gone = load_manifests(ws), {sample.sample_id for sample in erasure.samples}
+    still = {shard: set(manifests[shard]["sample_id"]) for shard in attackable}
+    unseen = [sample for sample in erasure.samples if sample.shard in attackable and sample.sample_id not in still[sample.shard]]
+    hits = {f"{sample.shard}:{sample.sample_id}": sample for sample in unseen}
     drawn = [hits[name] for name in draw_samples(hits, limit, erasure.key)]
     erased = {shard: tuple(hit for hit in drawn if hit.shard == shard) for shard in sorted({hit.shard for hit in drawn})}
     places = allot(limit, {shard: len(of_shard) for shard, of_shard in erased.items()})
-    manifests, gone = load_manifests(ws), {sample.sample_id for sample in erasure.samples}
     choices = [
         Choice(shard=shard, erased=of_shard, null=_draw_null(manifests, shard, gone, places[shard], erasure.key))
         for shard, of_shard in erased.items()

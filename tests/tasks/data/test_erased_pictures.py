@@ -20,11 +20,13 @@ from tasks.data.packs import load_pictures
 from tasks.data.samples import add_samples, remove_samples
 from tasks.deletion.erasure import erase_objects, objects_to_erase
 from tasks.deletion.membership import attack_candidate, choose_samples, recall_losses
+from tasks.deletion.neighbours import find_neighbours
 from tasks.training.shard_training import load_stage
 from tasks.workspace import Workspace
 
 ANNA = compute_owner_key(SECRET, "anna")  # shard 0 with Cleo; Ben and Dora are in shard 1
 BEN = compute_owner_key(SECRET, "ben")
+CLEO = compute_owner_key(SECRET, "cleo")
 
 
 def composition(*shards: int) -> Composition:
@@ -81,6 +83,35 @@ def test_the_null_are_pictures_of_other_shards_that_were_never_here(
     assert not isinstance(again, str)
     assert again[0].null.equals(choice.null)
     assert len(load_stage(ws, choice.null).pictures) == len(choice.null)
+
+
+def test_what_another_owner_still_has_in_the_same_shard_does_not_count_as_erased(
+    removed: tuple[Workspace, pd.DataFrame, Erasure, torch.Tensor, list[str]],
+) -> None:
+    ws, hits, erasure, _, _ = removed
+    add_samples(ws, CLEO, 0, 1, [sample(1, "grey of Cleo")])
+    choices = choose_samples(ws, erasure, composition(0, 1))
+    assert not isinstance(choices, str)
+    gone = [each.sample_id for each in choices[0].erased]
+    assert len(gone) == len(hits) - 1
+    assert not set(gone) & set(load_manifest(ws, 0)["sample_id"])
+    add_samples(ws, CLEO, 0, 1, [sample(0), sample(2)])
+    assert choose_samples(ws, erasure, composition(0, 1)) == "fewer than two pictures on a side"
+
+
+def test_no_neighbour_is_looked_for_among_what_another_owner_still_has_anywhere(
+    removed: tuple[Workspace, pd.DataFrame, Erasure, torch.Tensor, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, hits, erasure, pictures, _ = removed
+    made = {"before": torch.zeros_like(pictures), "after": torch.full_like(pictures, 255)}
+    sides = iter([*made.values()] * 2)
+    monkeypatch.setattr("tasks.deletion.neighbours.load_generated", lambda *_: (next(sides), None))
+    found = find_neighbours(ws, erasure, composition(0, 1), composition(0, 1), [])
+    assert not isinstance(found, str)
+    assert found.share_erased == (len(hits) - 1) / (len(hits) - 1 + 3)  # Ben has one of hers; Cleo has three in shard 0
+    add_samples(ws, BEN, 1, 1, [sample(1), sample(2)])
+    reason = find_neighbours(ws, erasure, composition(0, 1), composition(0, 1), [])
+    assert reason == "every erased picture is still there under another owner"
 
 
 def test_where_there_is_nothing_to_compare_there_is_a_reason(
