@@ -7,9 +7,17 @@ Two caches, both by digest under the workspace's cache folder, both safe to dele
 - Generated pictures and features, by the digest of the smallest composition that makes them: under `shard_per_image` that is one expert,
   so a new composition costs only the shards whose adapter changed.
 
-What is asked for depends on the manifests alone: picture k has seed k, and its caption is that of a sample drawn from the remaining
-data, by exponential race and lowest hash, so that a deletion changes the captions that came from it and no other. Both sides of a
-comparison get the same seeds and captions, and the same reference, from which the deleted data is gone.
+What is asked for depends on the manifests alone: picture k has a seed derived from k, which draws a shard by its number of samples
+(exponential race) and one of that shard's distinct captions (lowest hash), each as likely however many samples bear it. So a deletion
+changes the captions that came from it and no other. Both sides of a comparison get the same seeds and captions, and the same reference,
+from which the deleted data is gone.
+
+The shard is drawn from the very stream from which `shard_per_image` draws a picture's expert, so that over the same shards a picture's
+caption is always one that its expert was trained on. That is a sample of the mixture of the shards' joint distributions of caption and
+picture: a shard by its count, a caption of that shard, and a picture by its expert. It is kept since a deletion then changes the hit
+shards' pictures alone: by a draw of its own a caption of the hit shard would be asked of untouched experts, too, and their pictures would
+change with it. But a user's prompt has no such tie. The distances of `shard_per_image` therefore describe a router that knows which shard
+a caption is from, as `--prior captions` would for captions of the data, and not one that draws the expert whatever the prompt.
 """
 
 from collections.abc import Mapping, Sequence

@@ -33,6 +33,10 @@ $body
 </html>
 """)
 
+_TIE = """A picture's seed draws its caption's shard as it draws the expert of shard_per_image. In a split by owner into as many parts as
+the workspace has shards, each picture of shard_per_image is therefore made by the expert that was trained on its caption; at other numbers
+of parts some are, more than chance alone would make. A user's prompt has no such tie: it favours shard_per_image over the other methods."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
@@ -111,7 +115,7 @@ def _table_1(table: Document) -> str:
                 f"""EfficientNet-Lite0 features of {table["num_samples"]} pictures a row to all real pictures; equal captions and
                 seeds in every row. As many real pictures are at {_interval(table["real_pictures"], 1)}: so much is the number of
                 samples alone. Brackets: 95 % intervals of the jackknife over {table["num_blocks"]} blocks; ratios are paired.
-                Which method is best was chosen after the fact, which its interval doesn't know."""
+                Which method is best was chosen after the fact, which its interval doesn't know. {_TIE}"""
             ),
             plots.plot_distances(table),
             _table(["split", "method", "distance", "ratio to paragon"], rows),
@@ -145,7 +149,7 @@ def _table_2(table: Document) -> str:
         [
             "<h2>Table 2: does a picture show what was asked for?</h2>",
             _text(
-                f"""{table["num_samples"]} pictures a row, equal captions and seeds. CLIP is the one
+                f"""{table["num_samples"]} pictures a row, equal captions and seeds. {_TIE} CLIP is the one
                 that conditions the backbone, and both were trained on the same public drawings, whose style it may favour;
                 EfficientNet-Lite0 was never shown an emoji: it looks up the nearest real picture, which is right if it is of the
                 caption's class ({table["classes"]} classes; the largest holds
@@ -208,6 +212,8 @@ def _figure_4a(figure: Document) -> str:
 
 
 def _figure_4b(figure: Document) -> str:
+    if "left_out" in figure:
+        return "<h2>Figure 4B</h2>" + _text(figure["left_out"])
     rows = [[row["model"], _percent(row["near_copies"]), f"{row['median_ratio']:.3f}"] for row in figure["rows"]]
     return "\n".join(
         [

@@ -128,6 +128,17 @@ def test_pictures_follow_from_manifests_number_and_seed() -> None:
     assert len({picture.key for picture in chosen}) == 40
 
 
+def test_a_caption_is_of_the_shard_whose_expert_draws_its_picture() -> None:
+    manifests = {shard: manifest(shard, [f"{shard} {number}" for number in range(3 + shard)]) for shard in range(4)}
+    chosen = choose_pictures(manifests, num=64, seed=0)
+    assert [int(picture.caption.partition(" ")[0]) for picture in chosen] == drawn_shards(manifests, chosen)
+
+
+def test_distinct_captions_are_equally_likely_however_many_samples_bear_them() -> None:
+    chosen = choose_pictures({0: manifest(0, ["cat"] * 99 + ["dog"])}, num=400, seed=0)
+    assert 160 < sum(picture.caption == "cat" for picture in chosen) < 240
+
+
 def test_without_any_sample_pictures_have_no_caption() -> None:
     chosen = choose_pictures({0: manifest(0, []), 1: manifest(1, [])}, num=4, seed=0)
     assert [picture.caption for picture in chosen] == [""] * 4
