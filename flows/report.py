@@ -38,7 +38,7 @@ from tasks.paper_report.alignments import (
 from tasks.paper_report.credits import credit_all, describe_credit, leave_out_orders
 from tasks.paper_report.experts import overfit_recipe, train_recipe
 from tasks.paper_report.models import SplitModel, bare_model, compose_split
-from tasks.paper_report.overfitting import describe_memorisation, overfit_orders, overfit_requests, overfit_split
+from tasks.paper_report.overfitting import describe_memorisation, overfit_orders, overfit_requests, overfit_split, why_left_out
 from tasks.paper_report.page import goals_of, render_page
 from tasks.paper_report.references import References
 from tasks.paper_report.samples import Model, Order, count_missing, make_all
@@ -220,6 +220,8 @@ def _figure_4a(run: _Run, material: _Material) -> Json:
     if BY_GROUP not in models:
         return {"left_out": f"needs the split {BY_GROUP}"}
     split = models[BY_GROUP]
+    if len(split.split.parts) < 2:
+        return {"left_out": "pictures of one group only: there is nothing out of domain"}
     part, classes = farthest_part(split, material.references), caption_groups()
     asked = coverage_requests(split, material.references, part, max(4, 3 * len(study.requests) // 8))
     cells = coverage_models(models[PARAGON], split, part)
@@ -237,6 +239,8 @@ def _figure_4a(run: _Run, material: _Material) -> Json:
 def _figure_4b(run: _Run, material: _Material) -> Json:
     study = run.study
     cut = overfit_split(study.splits[BY_OWNER], study.rows)
+    if reason := why_left_out(cut, study.rows):
+        return {"left_out": reason}
     recipes = [
         overfit_recipe(part.number, study.part_rows(part), study.settings.training, study.budget.overfit_steps) for part in cut.parts
     ]

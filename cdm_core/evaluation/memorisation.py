@@ -51,6 +51,8 @@ def measure_memorisation(
     Raises:
         ValueError: no picture on a side, or fewer than two training pictures.
     """
+    if not len(generated) or not len(held_out):
+        raise ValueError("a rate and its null need a generated and a held-out picture")
     ratios_B, nearest_B = measure_ratios(generated, training)
     null_B, _ = measure_ratios(held_out, training)
     limit = float(null_B.quantile(0.05)) if threshold is None else threshold

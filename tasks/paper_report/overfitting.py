@@ -54,14 +54,30 @@ def overfit_orders(split: SplitModel, bare: Model, requests: Mapping[int, tuple[
     return orders
 
 
+def why_left_out(cut: Split, rows: pd.DataFrame) -> str | None:
+    """Why there can be no Figure 4B, before anything is trained for it; None where there can."""
+    if sum(len(part.rows) for part in cut.parts) < 2:
+        return "one picture to train on has no other beside it to be nearer than"
+    if not _never_seen(cut, rows):
+        return "no picture is held out: there are no more than those that are trained on, so that there is no null"
+    return None
+
+
+def _trained_on(cut: Split) -> list[int]:
+    return sorted(row for part in cut.parts for row in part.rows)
+
+
+def _never_seen(cut: Split, rows: pd.DataFrame) -> list[int]:
+    seen = set(rows["sample_id"].iloc[_trained_on(cut)])
+    return [row for row in range(len(rows)) if rows["sample_id"].iloc[row] not in seen]
+
+
 def describe_memorisation(
     cache: ReportCache, split: SplitModel, rows: pd.DataFrame, orders: Mapping[str, list[Order]], steps: int, code: Digest
 ) -> dict[str, Json]:
     """Figure 4B's JSON. The threshold is the 5 % quantile of pictures that these adapters never saw."""
-    trained_on = sorted(row for part in split.split.parts for row in part.rows)
-    training = load_pictures(cache.ws, rows.iloc[trained_on].reset_index(drop=True))
-    seen = set(rows["sample_id"].iloc[trained_on])
-    others = [row for row in range(len(rows)) if rows["sample_id"].iloc[row] not in seen]
+    training = load_pictures(cache.ws, rows.iloc[_trained_on(split.split)].reset_index(drop=True))
+    others = _never_seen(split.split, rows)
     chosen = sorted(others, key=lambda row: derive_seed("held out", str(rows["sample_id"].iloc[row]), str(rows["owner_key"].iloc[row])))
     held_out = load_pictures(cache.ws, rows.iloc[chosen[:HELD_OUT]].reset_index(drop=True))
     described: list[Json] = []

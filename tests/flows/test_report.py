@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_workspace import lethe, owners_of, signed_request
+from tiny_workspace import OWNERS, lethe, make_workspace, owners_of, signed_request
 
 from tasks.workspace import Workspace
 
@@ -62,6 +62,7 @@ def test_all_sections_are_made_and_a_rerun_reuses_everything(copied: Workspace, 
     assert all(link.startswith("#") for link in shown.links), "nothing is fetched from anywhere"
     for heading in ("Table 1", "Figure 2", "Table 2", "Figure 3", "Figure 4A", "Figure 4B"):
         assert heading in shown.text
+    assert shown.text.count("it favours shard_per_image over the other methods") == 2
     before = files_of(copied)
     again = lethe(copied, "report", "paper", *SMALL, "--out", tmp_path).document
     assert files_of(copied) == before
@@ -98,6 +99,15 @@ def _check_purge(ws: Workspace, tmp_path: Path) -> None:
     purged = lethe(ws, "submit", request).document["purged"]
     assert purged["reports"] > 0
     assert not ws.report.exists()
+
+
+def test_one_owner_of_one_kind_of_pictures_has_a_report_without_what_needs_more(prefect_server: None, tmp_path: Path) -> None:
+    one = next(owner for owner in OWNERS if len(owner.pictures) == 5)
+    ws = make_workspace(tmp_path / "ws", without=[owner for owner in OWNERS if owner is not one])
+    document = lethe(ws, "report", "paper", *SMALL, "--out", tmp_path, "--sections", "figure_4a,figure_4b").document
+    assert document["figure_4a"] == {"left_out": "pictures of one group only: there is nothing out of domain"}
+    assert document["figure_4b"]["left_out"].startswith("no picture is held out")
+    assert "there is nothing out of domain" in read_page(Path(document["page"])).text
 
 
 @pytest.mark.parametrize(

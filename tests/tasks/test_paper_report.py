@@ -8,10 +8,12 @@ from quick_settings import use_quick_settings
 from cdm_core.errors import StateError
 from cdm_core.settings import TrainingSettings
 from cdm_core.sharding.manifests import samples_digest
+from cdm_core.sharding.splits import Part, Split
 from tasks.data.manifest_store import load_manifest, load_manifests
 from tasks.data.samples import remove_samples
 from tasks.paper_report.cache import data_digest, erase_report, open_cache
 from tasks.paper_report.experts import chain_of, overfit_recipe, recipe_of, topped_up
+from tasks.paper_report.overfitting import overfit_split, why_left_out
 from tasks.paper_report.page import goals_of, render_page
 from tasks.paper_report.study import PARAGON, Budget, Study, open_study
 from tasks.training.shard_training import plan_chain
@@ -74,6 +76,32 @@ def test_nothing_is_written_once_the_data_changed(study: Study) -> None:
     assert erase_report(ws) == 2
     assert not ws.report.exists()
     assert erase_report(ws) == 0
+
+
+def test_where_all_pictures_are_trained_on_there_is_no_memorisation_to_measure(study: Study) -> None:
+    cut = overfit_split(study.splits["owner/2"], study.rows)
+    reason = why_left_out(cut, study.rows)
+    assert reason is not None
+    assert reason.startswith("no picture is held out")
+    rows, whole = study.rows.assign(sample_id=[f"{row:064x}" for row in range(12)]), cut.parts[0]
+    assert why_left_out(Split(name="overfitted", parts=(whole,)), rows) is None
+    one = Split(name="overfitted", parts=(Part(number=0, rows=(0,), name="one"),))
+    assert str(why_left_out(one, rows)).startswith("one picture to train on")
+
+
+def test_a_page_says_what_was_left_out_and_why() -> None:
+    head = {
+        "samples": 5,
+        "owners": 1,
+        "epochs": [1],
+        "made_at": "2026-01-01",
+        "splits": {"owner/8": {"steps": 1, "parts": [{"samples": 5}]}},
+    }
+    document = {**head, "figure_4a": {"left_out": "one group only"}, "figure_4b": {"left_out": "no picture is held out"}}
+    page = render_page(document)
+    assert "<p>one group only</p>" in page
+    assert "<p>no picture is held out</p>" in page
+    assert goals_of(document) == []
 
 
 def test_a_page_says_what_was_missed_and_escapes_names() -> None:

@@ -38,6 +38,12 @@ def test_training_pictures_that_are_all_one_make_nothing_stand_out() -> None:
     assert ratios.tolist() == [1.0]
 
 
+@pytest.mark.parametrize(("generated", "held_out", "threshold"), [(0, 3, None), (3, 0, None), (3, 0, 0.3)])
+def test_a_side_without_a_picture_is_refused(generated: int, held_out: int, threshold: float | None) -> None:
+    with pytest.raises(ValueError, match="a rate and its null need a generated and a held-out picture"):
+        measure_memorisation(pictures(generated, 0), pictures(5, 1), pictures(held_out, 2), threshold=threshold)
+
+
 def test_one_training_picture_is_not_enough() -> None:
     with pytest.raises(ValueError, match="a ratio of distances needs two training pictures or more"):
         measure_ratios(pictures(1, 0), pictures(1, 1))
