@@ -6,6 +6,11 @@ easily, so they are keyed with the workspace's secret: the file alone tells noth
 
 An identifier that several owners share finds nobody: one of them must not be able to erase the other's pictures.
 
+Phone numbers: that the last ten digits alone tell a number is DROP's rule, and holds for its hash. Elsewhere the country counts: `+49 1512
+3456789` ends like `+1 512 345 6789` and is another's. Ten digits without a `+` are read as North American, and so are eleven that begin
+with 1. Tables of older releases have the last ten digits of every number in the other forms, too; a number as it is doesn't find anybody
+by them alone, but a hash of ten digits still does, since nobody can tell what was hashed.
+
 What came of each line of a request stands in an event of the ledger for its answer: the sender's number of the line and one word. A line
 whose owner's samples are held is noted anew when the request is taken up again. Unlinking destroys the event's body with the others.
 """
@@ -136,10 +141,19 @@ def _outcome(ws: Workspace, owner_keys: set[OwnerKey], holds: Sequence[Hold]) ->
 
 def _lookup(secret: bytes, table: Mapping[str, list[str]], identifier: Identifier) -> set[OwnerKey]:
     kind = _ALIASES.get(identifier.type, identifier.type)
-    value = identifier.value if identifier.format in ("raw", "drop") else identifier.value.lower()
-    texts = _spellings(kind, value) if identifier.format == "raw" else {value}
-    names = (keyed_hash(secret, "identity", kind, identifier.format, text) for text in texts)
-    return {OwnerKey(key) for name in names for key in table.get(name, [])}
+
+    def known(*texts: str) -> set[OwnerKey]:
+        names = (keyed_hash(secret, "identity", kind, identifier.format, text) for text in texts)
+        return {OwnerKey(key) for name in names for key in table.get(name, [])}
+
+    if identifier.format != "raw":
+        return known(identifier.value if identifier.format == "drop" else identifier.value.lower())
+    texts = _spellings(kind, identifier.value)
+    if kind != "phone":
+        return known(*texts)
+    ten = standardise_phone(identifier.value)
+    # An older table has the last ten digits of everybody's number; with a + before them only of one that was given so.
+    return known(*texts - {ten}) | (known(ten) & known(f"+{ten}") if ten in texts else set())
 
 
 def _spellings(kind: str, value: str) -> set[str]:
@@ -148,9 +162,19 @@ def _spellings(kind: str, value: str) -> set[str]:
         case "email":
             return {value, standardise_email(value)}
         case "phone":
-            digits = "".join(character for character in value if character in "0123456789")
-            return {value, digits, f"+{digits}", standardise_phone(value)}
+            return {value, *_spell_phone(value)}
     return {value, value.strip()}
+
+
+def _spell_phone(value: str) -> set[str]:
+    digits = "".join(character for character in value if character in "0123456789")
+    has_country = "+" in value
+    if len(digits) == 10 and has_country:
+        return {f"+{digits}"}  # without the + it would be a North American one
+    if len(digits) == 10 or (len(digits) == 11 and digits.startswith("1")):
+        ten = digits[-10:]
+        return {ten, f"1{ten}", f"+1{ten}"}
+    return {digits, f"+{digits}"}
 
 
 def _forms(kind: str, value: str) -> set[tuple[str, str]]:

@@ -1,11 +1,13 @@
 """The identity table: every form in which an identifier arrives finds its owner, and the file tells nobody."""
 
 import hashlib
+import json
 import stat
 from pathlib import Path
 
 import pytest
 
+from cdm_core.digests import keyed_hash
 from cdm_core.errors import InvalidInputError, StateError
 from cdm_core.intake.encodings import compute_drop_hash
 from cdm_core.intake.requests import Identifier, IdentifierFormat
@@ -63,6 +65,68 @@ def test_every_form_finds_the_owner(ws: Workspace, kind: str, form: IdentifierFo
 )
 def test_anything_else_finds_nobody(ws: Workspace, kind: str, form: IdentifierFormat, value: str) -> None:
     assert found(ws, kind, form, value) == []
+
+
+AUSTIN, GERMAN = "+1 (512) 345-6789", "+49 1512 3456789"
+MONTREAL, PERUVIAN = "514-412-3456", "+51 44 123456"
+
+
+@pytest.mark.parametrize(
+    ("known", "other"),
+    [
+        (AUSTIN, GERMAN),
+        (AUSTIN, "4915123456789"),
+        (GERMAN, AUSTIN),
+        (GERMAN, "15123456789"),
+        (MONTREAL, PERUVIAN),
+        (PERUVIAN, MONTREAL),
+    ],
+)
+def test_a_number_of_another_country_with_the_same_last_digits_finds_nobody(ws: Workspace, known: str, other: str) -> None:
+    add_identities(ws, "owner", [("phone", known)])
+    assert found(ws, "phone", "raw", other) == []
+    assert found(ws, "phone", "sha256", hashlib.sha256(other.encode()).hexdigest()) == []
+
+
+def test_the_last_ten_digits_are_a_number_for_drop_alone(ws: Workspace) -> None:
+    add_identities(ws, "owner", [("phone", GERMAN)])
+    owner = [compute_owner_key(owner_secret(ws), "owner")]
+    assert found(ws, "phone", "drop", compute_drop_hash("5123456789")) == owner
+    assert found(ws, "phone", "md5", hashlib.md5(b"5123456789").hexdigest()) == []
+    assert found(ws, "phone", "sha1", hashlib.sha1(b"5123456789").hexdigest()) == []
+    assert found(ws, "phone", "sha256", hashlib.sha256(b"5123456789").hexdigest()) == []
+    assert found(ws, "phone", "raw", "5123456789") == []
+
+
+@pytest.mark.parametrize("given", ["+1 (512) 345-6789", "1-512-345-6789", "512 345 6789"])
+@pytest.mark.parametrize("asked", ["+15123456789", "15123456789", "5123456789", "(512) 345-6789"])
+def test_a_north_american_number_is_found_with_and_without_its_country(ws: Workspace, given: str, asked: str) -> None:
+    add_identities(ws, "owner", [("phone", given)])
+    owner = [compute_owner_key(owner_secret(ws), "owner")]
+    assert found(ws, "phone", "raw", asked) == owner
+    digits = asked if asked.strip("+").isdigit() else "5123456789"
+    assert found(ws, "phone", "sha256", hashlib.sha256(digits.encode()).hexdigest()) == owner
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "is_found"),
+    [
+        (GERMAN, "5123456789", False),
+        (GERMAN, AUSTIN, False),
+        (AUSTIN, GERMAN, False),
+        (GERMAN, GERMAN, True),
+        (AUSTIN, "5123456789", True),
+        ("512-345-6789", AUSTIN, True),
+        ("512-345-6789", "5123456789", True),
+    ],
+)
+def test_a_table_of_an_older_release_finds_nobody_by_the_last_ten_digits_alone(
+    ws: Workspace, given: str, asked: str, is_found: bool
+) -> None:
+    digits, secret = "".join(filter(str.isdigit, given)), owner_secret(ws)
+    names = [keyed_hash(secret, "identity", "phone", "raw", text) for text in (given, digits, f"+{digits}", digits[-10:])]
+    (ws.keys / "identities.json").write_text(json.dumps({name: ["0" * 64] for name in names}))
+    assert found(ws, "phone", "raw", asked) == (["0" * 64] if is_found else [])
 
 
 def test_the_file_holds_keyed_hashes_for_its_owner_alone(ws: Workspace) -> None:
