@@ -117,7 +117,7 @@ def add_issuer(ws: Workspace, name: str, public_key_file: Path | None) -> Issuer
 
     Raises:
         InvalidInputError: the name or the key file is not usable, or the certificate has expired.
-        StateError: the name has another key, or the key another name: a signature must tell exactly one issuer.
+        StateError: the name has another key, or the key another name: a signature must tell exactly one issuer. Or it's the workspace's.
     """
     _check_name(name)
     given = None if public_key_file is None else parse_key_file(_read_key_file(public_key_file), str(public_key_file))
@@ -130,6 +130,7 @@ def add_issuer(ws: Workspace, name: str, public_key_file: Path | None) -> Issuer
             keyid = known or _generate_issuer_key(ws)
         else:
             keyid = given.keyid
+            _refuse_own(registry, keyid, str(public_key_file))
             if known not in (None, keyid):
                 raise StateError(f"issuer {name}: already registered with another key, {known}")
             if (other := registry.find(keyid)) is not None and other.name != name:
@@ -153,7 +154,7 @@ def add_key(
 
     Raises:
         InvalidInputError: the name, a role, the interval or the key file is not usable.
-        StateError: the key is another's, or was revoked.
+        StateError: the key is another's or the workspace's own, or was revoked.
     """
     _check_name(name)
     if not roles or RECORDER_ROLE in roles or not all(role.isidentifier() and role.isascii() and len(role) <= 64 for role in roles):
@@ -166,6 +167,7 @@ def add_key(
     with exclusive_lock(ws.keys / ".lock"):
         registry = load_registry(ws)
         known = registry.find(key.keyid)
+        _refuse_own(registry, key.keyid, str(public_key_file))
         if known is not None and known.name != name:
             raise StateError(f"{public_key_file}: this key already belongs to another name")
         if known is not None and known.revoked_at is not None:
@@ -205,7 +207,7 @@ def revoke_key(ws: Workspace, keyid: str, *, since: datetime, reason: str) -> Ke
         found = [entry for entry in registry.entries if len(keyid) >= 8 and entry.keyid.startswith(keyid)]
         if len(found) != 1:
             raise InvalidInputError(f"{keyid:.80}: names {'no key' if not found else 'several keys'}; see: lethe keys list")
-        if RECORDER_ROLE in found[0].roles:
+        if _is_own(found[0]):
             raise StateError("the workspace's own key signs the registry and can't be revoked in it")
         if found[0].revoked_at is not None and found[0].revoked_at <= since:
             raise StateError(f"{keyid}: was revoked since {found[0].revoked_at.isoformat()} already")
@@ -233,22 +235,22 @@ def sign_file(ws: Workspace, path: Path, issuer: str) -> str:
     """Write `<path>.sig` with the issuer's key and return the keyid.
 
     Raises:
-        InvalidInputError: there is no such file.
+        InvalidInputError: there is no such file, it can't be read, or the signature can't be put beside it.
         RequestRefusedError: it is too large to be a request.
         StateError: the issuer isn't registered, or keeps the private key elsewhere.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"{path}: no such file")
-    with path.open("rb") as file:
-        check_size(path.stat().st_size, str(path), size_limit(file.read(4)))
+    content = _read_signable(path)
     keyid = _issuer_index(load_registry(ws), utc_now()).get(issuer)
     if keyid is None:
         raise StateError(f"issuer {issuer}: not registered; do so with: lethe keys add-issuer {issuer}")
     private_path = ws.keys / "issuers" / f"{keyid}.private.pem"
     if not private_path.exists():
         raise StateError(f"issuer {issuer}: the private key is not kept in this workspace; sign where it is")
-    signature = _load_private_key(private_path).sign(path.read_bytes())
-    write_atomically(path.with_name(f"{path.name}.sig"), base64.b64encode(signature) + b"\n")
+    signature = _load_private_key(private_path).sign(content)
+    try:
+        write_atomically(path.with_name(f"{path.name}.sig"), base64.b64encode(signature) + b"\n")
+    except OSError as error:
+        raise InvalidInputError(f"{path.parent}: the signature can't be written there: {error.strerror}") from error
     return keyid
 
 
@@ -322,6 +324,17 @@ def load_trusted_keys(place: Path) -> list[Key]:
     return [parse_public_key(_read_key_file(place), str(place))]
 
 
+def _is_own(entry: KeyEntry) -> bool:
+    """Whether it's the workspace's own key; a release that let it lose its role left it among the past ones."""
+    return RECORDER_ROLE in (*entry.roles, *entry.past_roles)
+
+
+def _refuse_own(registry: KeyRegistry, keyid: str, source: str) -> None:
+    """The workspace's own key signs records and the registry; it has no other role, and always that one."""
+    if (entry := registry.find(keyid)) is not None and _is_own(entry):
+        raise StateError(f"{source}: this is the workspace's own key; it can't have another role")
+
+
 def _new_entry(name: str, key: KeyFile, source: str, now: datetime) -> KeyEntry:
     entry = KeyEntry(keyid=key.keyid, name=name, roles=(), public_key=key.pem, valid_from=key.valid_from, valid_until=key.valid_until)
     if key.valid_until is not None and now >= key.valid_until:
@@ -385,6 +398,19 @@ def _generate_issuer_key(ws: Workspace) -> str:
     _write_private_key(ws.keys / "issuers" / f"{keyid}.private.pem", private_key)
     _write_public_key(_issuer_path(ws, keyid), private_key)
     return keyid
+
+
+def _read_signable(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise InvalidInputError(f"{path}: no such file")
+        with path.open("rb") as file:
+            limit = size_limit(file.read(4))
+            check_size(path.stat().st_size, str(path), limit)
+            file.seek(0)
+            return file.read(limit)
+    except OSError as error:  # is_file raises it for a name that is too long
+        raise InvalidInputError(f"{str(path)[-80:]}: can't be read: {error.strerror}") from error
 
 
 def _read_key_file(path: Path) -> bytes:

@@ -16,7 +16,8 @@ from cdm_core.digests import sha256_digest
 from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, VerificationError
 from cdm_core.evidence.approvals import sign_approval, verify_approval
 from cdm_core.evidence.envelopes import build_public_key
-from tasks.keys import add_issuer, add_key, create_keys, load_registry, revoke_key, verify_file
+from cdm_core.evidence.key_registry import sign_registry
+from tasks.keys import add_issuer, add_key, create_keys, load_registry, revoke_key, verify_file, workspace_signer
 from tasks.workspace import Workspace
 
 JANUARY, JUNE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
@@ -100,6 +101,24 @@ def test_unusable_keys(ws: Workspace, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="reason: must not be empty"):
         revoke_key(ws, "0" * 12, since=JUNE, reason=" ")
     own = load_registry(ws).with_role("recorder")[0]
+    with pytest.raises(StateError, match="the workspace's own key"):
+        revoke_key(ws, own.keyid, since=JUNE, reason="x")
+
+
+def test_the_workspaces_own_key_keeps_its_role(ws: Workspace) -> None:
+    own, path = load_registry(ws).with_role("recorder")[0], ws.keys / "workspace.pem"
+    for name in (own.name, "agency"):
+        with pytest.raises(StateError, match=r"workspace\.pem: this is the workspace's own key"):
+            add_key(ws, name, path, ["issuer"], valid_from=None, valid_until=None)
+        with pytest.raises(StateError, match=r"workspace\.pem: this is the workspace's own key"):
+            add_issuer(ws, name, path)
+    assert load_registry(ws).find(own.keyid) == own
+
+
+def test_the_workspaces_own_key_is_not_revoked_where_an_older_release_let_it_lose_its_role(ws: Workspace) -> None:
+    own = load_registry(ws).with_role("recorder")[0]
+    lost = load_registry(ws).replace(replace(own, roles=("issuer",), past_roles=("recorder",)))
+    (ws.keys / "registry.json").write_bytes(sign_registry(lost, workspace_signer(ws)))
     with pytest.raises(StateError, match="the workspace's own key"):
         revoke_key(ws, own.keyid, since=JUNE, reason="x")
 
