@@ -41,7 +41,7 @@ Stage = Literal["received", "stopped", "closed", "reviewed", "refused"]
 MAX_ATTEMPTS = 8
 _FIRST_PAUSE = timedelta(seconds=30)
 _BUDGET_SECONDS = 5.0
-"""In one go; who isn't reached within it waits for the next."""
+"""In one go; who isn't called within it waits for the next. A call that has begun takes `TIMEOUT_SECONDS` at most."""
 
 Letters = dict[str, Json]
 

@@ -1,7 +1,11 @@
 """Callbacks against a real server on this machine: what is taken, what fails, and whom nothing is sent to."""
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 from callback_server import CallbackServer
@@ -44,6 +48,57 @@ def test_who_does_not_answer_is_not_waited_for(server: CallbackServer, monkeypat
     started = time.monotonic()
     assert post_callback(server.url("/"), b"{}", {}) == (False, None)
     assert time.monotonic() - started < 0.9
+
+
+@contextmanager
+def trickling(*, start: bytes) -> Iterator[int]:
+    """The port of a server that answers byte by byte, for longer than anybody should wait."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):  # who doesn't wait any longer has gone
+                connection.sendall(start)
+                for _ in range(200):
+                    connection.sendall(b"a")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join()
+
+
+@pytest.mark.parametrize(("scheme", "start"), [("http", b"HTTP/1.1 200 OK\r\nX-Slow: "), ("https", b"\x16\x03\x03\x3f\xff")])
+def test_who_answers_byte_by_byte_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, scheme: str, start: bytes) -> None:
+    """Each byte comes in time: of an answer's headers, or of the first record of a TLS handshake."""
+    monkeypatch.setattr(callbacks, "TIMEOUT_SECONDS", 0.3)
+    before = threading.active_count()
+    with trickling(start=start) as port:
+        started = time.monotonic()
+        assert post_callback(f"{scheme}://127.0.0.1:{port}/", b"{}", {}) == (False, None)
+        assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 3.0, "the connection was left open"
+    while threading.active_count() > before and time.monotonic() - started < 10.0:
+        time.sleep(0.02)
+    assert threading.active_count() == before, "the call goes on"
+
+
+def test_a_name_that_is_not_resolved_in_time_is_not_waited_for_and_never_connected_to(
+    server: CallbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "TIMEOUT_SECONDS", 0.1)
+    resolve, resolved = socket.getaddrinfo, threading.Event()
+
+    def resolve_slowly(*arguments: Any, **named: Any) -> Any:
+        resolved.wait(5)
+        return resolve(*arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_slowly)
+    assert post_callback(server.url("/"), b"{}", {}) == (False, None)
+    resolved.set()
+    time.sleep(0.2)
+    assert server.received == []
 
 
 def test_nobody_there() -> None:
