@@ -16,7 +16,7 @@ of which the signature, the processor domain and `Received-At` count, the time a
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import file_digest
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from tasks.requests.request_images import find_image_files, keep_images
 from tasks.workspace import Workspace
 
 _RECEIVED_HEADER = "Received-At"
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""No gateway had a request before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,8 +217,9 @@ def _gateway_time(headers: Mapping[str, str], path: Path, now: datetime) -> date
         time = parse_time(text)
     except ValueError as error:
         raise RequestRefusedError(f"{path.name}: {_RECEIVED_HEADER}: {error}", reason="bad_headers") from error
-    if time > now:
-        raise RequestRefusedError(f"{path.name}: {_RECEIVED_HEADER}: lies in the future", reason="bad_headers")
+    if time > now or time < _EARLIEST:
+        where = "in the future" if time > now else f"before {_EARLIEST.year}"
+        raise RequestRefusedError(f"{path.name}: {_RECEIVED_HEADER}: lies {where}", reason="bad_headers")
     return time
 
 

@@ -167,6 +167,19 @@ def test_a_gateways_time_does_not_revive_a_stolen_key(ws: Workspace, tmp_path: P
     assert message.endswith("[OpenDSR: 400 Unauthorized]")
 
 
+@pytest.mark.parametrize(
+    ("time", "problem"),
+    [
+        ("0001-01-01T00:00:00Z", "lies before 2000"),  # west of UTC there is no such day
+        ("1999-12-31T23:59:59Z", "lies before 2000"),
+        ("9999-12-31T23:59:59Z", "lies in the future"),
+    ],
+)
+def test_a_gateways_time_must_be_plausible(ws: Workspace, tmp_path: Path, time: str, problem: str) -> None:
+    reason, message = refuse(ws, opendsr(tmp_path, **{"Received-At": time}))
+    assert (reason, problem in message) == ("bad_headers", True)
+
+
 def test_a_request_is_known_by_issuer_id_and_digest(ws: Workspace, tmp_path: Path) -> None:
     ledger = Ledger(ws)
     first = receive_file(ws, ledger, drp(tmp_path), utc_now())
