@@ -6,11 +6,12 @@ killed: an item that was dealt with is gone, and the flows below find in the led
 A process that waits with everything loaded carries the work out as `lethe submit` or `lethe learn` would (`flows.standby`), and the run
 reads in the ledger what came of it. Where none waits, or it came to nothing, the run does the work itself.
 
-Refused items end a run well. A run fails where trying again may help: nothing is built yet, a store can't be reached.
+Refused items end a run well. A run fails where trying again may help: nothing is built yet, a store can't be reached, a file can't be read.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import ELOOP, ENAMETOOLONG
 from pathlib import Path
 
 from prefect import flow
@@ -28,6 +29,7 @@ from tasks.requests.inbox import (
     REQUEUED,
     InboxItem,
     find_item,
+    find_pictures,
     read_owner,
     record_outcome,
     remove_arrival,
@@ -55,14 +57,16 @@ def receive_request(root: str, item: str) -> None:
         try:
             received = receive_file(ws, Ledger(ws), found.path, utc_now())
         except (RequestRefusedError, InvalidInputError) as error:
+            _raise_if_passing(error)
             _report(ws, found, _describe(error, found))
             remove_request(found)
             return
+        pictures = find_pictures(ws, found, received.requests)
         receive_waiting(ws, found.name, utc_now())
         _try_standby(ws, "submit", str(found.path))
         answers = [_forget(ws, found, request.request_id) for request in received.requests]
         _report(ws, found, *answers)
-        remove_request(found, [name for request in received.requests for name in request.image_files])
+        remove_request(found, pictures)
 
 
 @flow(name="receive-arrival", flow_run_name="{item}")
@@ -109,6 +113,7 @@ def _forget(ws: Workspace, item: InboxItem, request_id: str) -> Document:
     try:
         return forget_received(ws, request_id, show_progress=False)
     except (RequestRefusedError, InvalidInputError) as error:
+        _raise_if_passing(error)
         return {"request_id": request_id, **_describe(error, item)}
 
 
@@ -121,6 +126,15 @@ def _forget_requeued(ws: Workspace, item: str) -> None:
         answer = {"request_id": request_id, "status": "refused", "reason": error.reason, "message": str(error)}
     retell_outcome(ws, answer)
     say(f"{item} {answer['status']}")
+
+
+def _raise_if_passing(error: _Refusal) -> None:
+    """Raise it again if it comes of a file that can't be read now; a name that can't be one stays so. Nobody is refused for our disk."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno not in (None, ENAMETOOLONG, ELOOP):
+            raise error
+        cause = cause.__cause__
 
 
 def _describe(error: _Refusal, item: InboxItem) -> Document:

@@ -10,6 +10,9 @@ Put copies here. An item leaves the inbox when it has been dealt with, since it 
 once its samples are stored. A refused arrival stays for mending, without its `owner.json`; but pictures that were erased on request may not
 lie around again, and go.
 
+While a request is carried out, another may be put under its name, or one that names the same picture. So a file goes only if it's still as
+it was taken in, and as a picture none that is of a request or that another request here names: a file too many is better than one lost.
+
 Who writes and who reads must agree on when an item is complete. A request is, once its signature is there, so write that last; without one
 it is taken for unsigned after a while. An arrival is, once `owner.json` is there, so write that last. Either must have been left alone for
 a moment. Names that begin with a dot are passed over, and so are links.
@@ -21,7 +24,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from hashlib import file_digest
@@ -31,11 +34,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, PlainValidator, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from cdm_core.digests import Digest, json_digest
+from cdm_core.digests import Digest, json_digest, sha256_digest
 from cdm_core.documents import decode_text, describe_problem, load_json
 from cdm_core.errors import InvalidInputError
+from cdm_core.intake.requests import MAX_REQUEST_BYTES, DeletionRequest
 from cdm_core.sharding.tiers import is_tier_name
 from tasks.files import erase_folder, write_atomically
+from tasks.requests.request_images import images_folder
 from tasks.workspace import Workspace
 
 OWNER_FILE = "owner.json"
@@ -52,16 +57,21 @@ Outcome = Literal["done", "refused"]
 
 _SUFFIXES = {".yaml", ".yml", ".json", ".csv", ".txt", ".drp", ".jwt", ".zip"}
 _HEADERS_SUFFIX = ".headers.json"
+_PICTURED_SUFFIXES = {".yaml", ".yml", ".json"}
 _MAX_OWNER_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxItem:
-    """A complete item; `name` is its kind and 16 digits of its content's digest, `path` a request file or an arrival's folder."""
+    """A complete item; `name` is its kind and 16 digits of its content's digest, `path` a request file or an arrival's folder.
+
+    `files` are a request's own, with their digests: its file, its signature and its headers.
+    """
 
     name: str
     kind: Kind
     path: Path
+    files: tuple[tuple[Path, Digest], ...] = field(default=(), compare=False)
 
 
 def _check_tier(value: object) -> str | int | None:
@@ -139,18 +149,28 @@ def retell_outcome(ws: Workspace, answer: Mapping[str, object]) -> None:
         write_atomically(path, json.dumps(told, indent=2).encode() + b"\n", mode=0o600)
 
 
-def remove_request(item: InboxItem, pictures: Iterable[str] = ()) -> None:
-    """Delete a request file, its signature, and those pictures beside it that it names; what lies elsewhere isn't touched."""
+def find_pictures(ws: Workspace, item: InboxItem, requests: Iterable[DeletionRequest]) -> dict[Path, Digest]:
+    """The pictures beside a request file that its requests name, each with its digest as it was taken in, or as it is if that is over."""
     folder = item.path.parent.resolve()
-    for name in pictures:
-        picture = (folder / name).resolve()
-        if picture.is_relative_to(folder) and picture.is_file():
-            picture.unlink()
+    found = {}
+    for request in requests:
+        for name in request.image_files:
+            picture, kept = (folder / name).resolve(), images_folder(ws, request.request_id) / name
+            if picture.is_relative_to(folder) and picture.is_file():
+                found[picture] = _digest(kept if kept.is_file() else picture)
+    return found
+
+
+def remove_request(item: InboxItem, pictures: Mapping[Path, Digest] | None = None) -> None:
+    """Delete a request file, its signature, its headers and its pictures, each if it's still the one that was taken in."""
+    folder = item.path.parent.resolve()
+    for picture, digest in (pictures or {}).items():
+        is_free = not _is_of_request(picture) and not _is_named_by_another(item, picture)
+        if is_free and _remove_unchanged(picture, digest) and picture.parent != folder:
             with suppress(OSError):  # there is more in it
                 picture.parent.rmdir()
-    item.path.unlink(missing_ok=True)
-    _signature(item.path).unlink(missing_ok=True)
-    item.path.with_name(item.path.name + _HEADERS_SUFFIX).unlink(missing_ok=True)
+    for path, digest in item.files:
+        _remove_unchanged(path, digest)
 
 
 def remove_arrival(ws: Workspace, item: InboxItem) -> None:
@@ -181,6 +201,45 @@ def _signature(path: Path) -> Path:
     return path.with_name(path.name + ".sig")
 
 
+def _headers(path: Path) -> Path:
+    return path.with_name(path.name + _HEADERS_SUFFIX)
+
+
+def _remove_unchanged(path: Path, digest: Digest) -> bool:
+    try:
+        if _digest(path) != digest:
+            return False
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_of_request(path: Path) -> bool:
+    """Whether a file is a request, a signature or headers by its name, or is being written."""
+    return path.name.startswith(".") or path.suffix.lower() in {*_SUFFIXES, ".sig"}
+
+
+def _is_named_by_another(item: InboxItem, picture: Path) -> bool:
+    """Whether the picture's file name stands in another request file, complete or not; only those of our own form name pictures."""
+    spellings = (os.fsencode(picture.name), json.dumps(picture.name)[1:-1].encode())
+    contents = (_read_other(path, item) for path in item.path.parent.iterdir() if path.suffix.lower() in _PICTURED_SUFFIXES)
+    try:
+        return any(spelling in content for content in contents for spelling in spellings)
+    except OSError:  # what can't be read may name it
+        return True
+
+
+def _read_other(path: Path, item: InboxItem) -> bytes:
+    """What a request file says; nothing if it's the item, under whatever name, or has gone."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_REQUEST_BYTES)
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
+    return b"" if sha256_digest(content) in dict(item.files).values() else content
+
+
 def _read_each(folder: Path, read: Callable[[Path, datetime], InboxItem | None], now: datetime) -> Iterator[InboxItem]:
     for path in folder.iterdir():
         with suppress(OSError):
@@ -193,7 +252,10 @@ def _read_request(path: Path, now: datetime) -> InboxItem | None:
         return None
     signature = _signature(path)
     is_settled = _left_alone([path, signature], now, SETTLED_SECONDS) if signature.is_file() else _left_alone([path], now, UNSIGNED_SECONDS)
-    return InboxItem(name=f"request-{_digest(path)[:16]}", kind="request", path=path) if is_settled else None
+    if not is_settled:
+        return None
+    files = [(each, _digest(each)) for each in (path, signature, _headers(path)) if each.is_file()]
+    return InboxItem(name=f"request-{files[0][1][:16]}", kind="request", path=path, files=tuple(files))
 
 
 def _read_arrival(path: Path, now: datetime) -> InboxItem | None:

@@ -3,13 +3,15 @@
 import json
 import stat
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import InvalidInputError
+from cdm_core.intake.requests import DeletionRequest
 from tasks.clock import utc_now
 from tasks.requests.inbox import (
     SETTLED_SECONDS,
@@ -17,6 +19,7 @@ from tasks.requests.inbox import (
     InboxItem,
     create_inbox,
     find_item,
+    find_pictures,
     read_owner,
     record_outcome,
     remove_arrival,
@@ -25,6 +28,7 @@ from tasks.requests.inbox import (
     retell_outcome,
     scan_inbox,
 )
+from tasks.requests.request_images import keep_images
 from tasks.workspace import Workspace
 
 OWNER = json.dumps({"owner_id": "johanna", "tier": None})
@@ -58,6 +62,20 @@ def put_arrival(ws: Workspace, name: str = "johanna", owner: str | None = OWNER,
     if owner is not None:
         (folder / "owner.json").write_text(owner)
     return folder
+
+
+def naming(*pictures: str) -> DeletionRequest:
+    return DeletionRequest(
+        request_id="r-1",
+        issuer="officer",
+        regulation="gdpr",
+        submitted_at=datetime(2026, 1, 1, tzinfo=UTC),
+        owner_ids=(),
+        sample_ids=(),
+        image_files=pictures,
+        captions_like=None,
+        reason=None,
+    )
 
 
 def scan(ws: Workspace, seconds: float = 60) -> list[InboxItem]:
@@ -193,11 +211,92 @@ def test_a_removed_request_takes_its_signature_and_pictures_along(ws: Workspace,
         (ws.inbox / "requests" / name).parent.mkdir(exist_ok=True)
         (ws.inbox / "requests" / name).write_bytes(b"picture")
     item = next(found for found in scan(ws) if found.path != other)
-    remove_request(item, ["logo.png", "mine/a.png", "shared/a.png", "gone.png", "../../../outside.png", "shared"])
+    names = ("logo.png", "mine/a.png", "shared/a.png", "gone.png", "../../../outside.png", "shared")
+    pictures = find_pictures(ws, item, [naming(*names)])
+    remove_request(item, pictures)
     left = {path.relative_to(ws.inbox / "requests").as_posix() for path in (ws.inbox / "requests").rglob("*")}
     assert left == {"other.yaml", "shared", "shared/b.png"}
     assert outside.exists()
-    remove_request(item, ["logo.png"])  # again, after a crash
+    remove_request(item, pictures)  # again, after a crash
+
+
+def test_a_request_that_took_the_removed_ones_name_stays(ws: Workspace) -> None:
+    path = put_request(ws)
+    headers = path.with_name(path.name + ".headers.json")
+    headers.write_bytes(b"{}")
+    item = only(ws)
+    path.write_bytes(b"another")
+    headers.write_bytes(b'{"Received-At": ""}')
+    remove_request(item)
+    assert {each.name for each in path.parent.iterdir()} == {path.name, headers.name}  # the old signature isn't its own
+    put_request(ws, content=b"another")
+    path.with_name(path.name + ".sig").write_bytes(b"another's signature")
+    remove_request(item)
+    assert {each.name for each in path.parent.iterdir()} == {path.name, path.name + ".sig", headers.name}
+
+
+def test_a_request_that_is_named_as_a_picture_stays(ws: Workspace) -> None:
+    """Somebody else's, which may still wait for its signature, or be half written."""
+    names = ("victim.json", "victim.JSON.sig", "victim.json.headers.json", ".victim.yaml.partial", "victim.zip")
+    for name in names:
+        put_request(ws, name, content=b"victim", signed=False)
+    link = ws.inbox / "requests" / "link.png"
+    link.symlink_to("victim.json")
+    put_request(ws)
+    item = next(found for found in scan(ws) if found.path.name == "johanna.yaml")
+    remove_request(item, find_pictures(ws, item, [naming(*names, "link.png")]))
+    assert {path.name for path in link.parent.iterdir()} == {*names, "link.png"}
+
+
+@pytest.mark.parametrize("name", ["photo.png", "grün.png"])
+def test_a_picture_that_two_requests_name_goes_with_the_last(ws: Workspace, name: str) -> None:
+    picture = put_request(ws, name, content=b"picture", signed=False)
+    first = put_request(ws, "first.json", content=json.dumps({"image_files": [name]}).encode())
+    put_request(ws, "second.yaml", content=f"image_files: [{name}]".encode(), signed=False)
+    for path in (first, first.with_name("second.yaml")):
+        assert picture.exists()
+        item = next(found for found in scan(ws) if found.path == path)
+        remove_request(item, find_pictures(ws, item, [naming(name)]))
+    assert list(picture.parent.iterdir()) == []
+
+
+def test_a_picture_stays_beside_a_request_that_cannot_be_read(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = put_request(ws, "a.png", content=b"picture", signed=False)
+    put_request(ws)
+    put_request(ws, "other.yaml", content=b"other", signed=False)
+    item = next(found for found in scan(ws) if found.path.name == "johanna.yaml")
+    pictures, open_file = find_pictures(ws, item, [naming("a.png")]), Path.open
+
+    def refuse(path: Path, *arguments: Any) -> Any:
+        if path.name == "other.yaml":
+            raise PermissionError(13, "Permission denied")  # root, who runs tests at times, may read anything
+        return open_file(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    remove_request(item, pictures)
+    assert picture.exists()
+
+
+def test_a_picture_that_took_the_place_of_the_one_that_was_taken_in_stays(ws: Workspace) -> None:
+    picture = put_request(ws, "a.png", content=b"picture", signed=False)
+    put_request(ws)
+    item, request = only(ws), naming("a.png")
+    pictures = find_pictures(ws, item, [request])
+    picture.write_bytes(b"another")
+    remove_request(item, pictures)
+    assert picture.exists()
+
+    put_request(ws)
+    item = only(ws)
+    picture.write_bytes(b"picture")
+    keep_images(ws, request, picture.parent)
+    picture.write_bytes(b"another")  # before the flow goes on after a crash
+    remove_request(item, find_pictures(ws, item, [request]))
+    assert picture.exists()
+    picture.write_bytes(b"picture")
+    put_request(ws)
+    remove_request(only(ws), find_pictures(ws, item, [request]))
+    assert not picture.exists()
 
 
 def test_a_removed_arrival_is_gone(ws: Workspace) -> None:
