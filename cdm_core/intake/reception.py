@@ -20,7 +20,7 @@ from cdm_core.intake.encodings import decode_base64
 from cdm_core.intake.fides import parse_fides
 from cdm_core.intake.iab import check_iab, iab_result_code, parse_iab, read_identity_token, verify_token
 from cdm_core.intake.opendsr import check_opendsr_time, opendsr_reason, parse_opendsr
-from cdm_core.intake.requests import DeletionRequest, check_size, parse_request
+from cdm_core.intake.requests import DeletionRequest, Syntax, check_size, parse_request
 from cdm_core.intake.senders import SenderKey, find_signer
 
 
@@ -75,9 +75,18 @@ def judge(parcel: Parcel, keys: Sequence[SenderKey], *, business: str, now: date
 
 
 def parse_any(
-    content: bytes, source: str, form: Format | None, *, business: str, issuer: str = "", received_at: datetime | None = None
+    content: bytes,
+    source: str,
+    form: Format | None,
+    *,
+    business: str,
+    issuer: str = "",
+    received_at: datetime | None = None,
+    syntax: Syntax | None = None,
 ) -> tuple[list[DeletionRequest], list[str]]:
     """Step 3 alone: the requests in bytes whose signature was verified before, or of which nothing but a plan is made.
+
+    `syntax` says how a file of our own form is written, in place of the suffix of `source`.
 
     Raises:
         RequestRefusedError: they aren't of that form.
@@ -95,7 +104,7 @@ def parse_any(
             tokens, notes = parse_iab(content, source)
             return [tokens.request], notes
         case "own":
-            return parse_request(content, source), []
+            return parse_request(content, source, syntax), []
 
 
 def verify_detached(parcel: Parcel, keys: Sequence[SenderKey]) -> SenderKey:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePath, PureWindowsPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -28,6 +28,8 @@ SCHEMA = "lethe/deletion-request/v1"
 MAX_REQUEST_BYTES = 1_000_000
 
 Regulation = Literal["gdpr", "ccpa", "contract", "voluntary"]
+Syntax = Literal["csv", "json", "yaml"]
+SYNTAXES: tuple[Syntax, ...] = get_args(Syntax)
 
 _CSV_COLUMNS = ("request_id", "issuer", "regulation", "submitted_at", "owner_id", "sample_id")
 
@@ -50,8 +52,9 @@ class Identifier:
 class DeletionRequest:
     """What is to be forgotten: the union of the owners' samples, the samples, and the images with the files' content.
 
-    `identifiers` name owners in a sender's words; the workspace's identity table says who they are. `callbacks` are addresses that the
-    sender wants to be told at, as it wrote them.
+    `image_files` are in the order of the file, since messages name a picture by its place there and not by its name. `identifiers` name
+    owners in a sender's words; the workspace's identity table says who they are. `callbacks` are addresses that the sender wants to be
+    told at, as it wrote them.
     """
 
     request_id: str
@@ -77,8 +80,10 @@ def check_size(num_bytes: int, source: str, limit: int = MAX_REQUEST_BYTES) -> N
         raise RequestRefusedError(f"{source}: {num_bytes:,} bytes, more than the {limit:,} of a request", reason="too_large")
 
 
-def parse_request(content: bytes, file_name: str) -> list[DeletionRequest]:
+def parse_request(content: bytes, file_name: str, syntax: Syntax | None = None) -> list[DeletionRequest]:
     """The requests in a file: one, or several if it is a CSV, in order of first appearance.
+
+    `syntax` says how it's written; without it `choose_syntax` does.
 
     Raises:
         RequestRefusedError: with the reason `too_large`, `not_text`, `malformed`, `bad_field`, `path_escape`, `empty_subject`,
@@ -89,17 +94,21 @@ def parse_request(content: bytes, file_name: str) -> list[DeletionRequest]:
         text = decode_text(content)
     except InvalidInputError as error:
         raise RequestRefusedError(f"{file_name}: {error}", reason="not_text") from error
-    form = _choose_form(text, file_name)
-    if form == "csv":
+    syntax = syntax or choose_syntax(content, file_name)
+    if syntax == "csv":
         return _parse_csv(text, file_name)
     try:
-        document = load_json(text) if form == "json" else load_yaml(text)
+        document = load_json(text) if syntax == "json" else load_yaml(text)
     except InvalidInputError as error:
         raise RequestRefusedError(f"{file_name}: {error}", reason="malformed") from error
     return [_build_request(document, file_name)]
 
 
-def _choose_form(text: str, file_name: str) -> Literal["csv", "json", "yaml"]:
+def choose_syntax(content: bytes, file_name: str = "") -> Syntax:
+    """How a file of our own form is written: by its suffix, and where that says nothing, by its first line.
+
+    Bytes that are kept have no file name, and the id of their request is none: it may end in anything.
+    """
     match PurePath(file_name).suffix.lower():
         case ".csv":
             return "csv"
@@ -107,10 +116,11 @@ def _choose_form(text: str, file_name: str) -> Literal["csv", "json", "yaml"]:
             return "json"
         case ".yaml" | ".yml":
             return "yaml"
-    start = text.lstrip()
+    start = content.decode(errors="replace").removeprefix("\ufeff").lstrip()
     if start.startswith("{"):
-        return "json"
-    return "csv" if "," in start.partition("\n")[0] else "yaml"
+        return "yaml" if re.match(r"\{\s*[^\s\"}]", start) else "json"  # YAML's braces need no quotes
+    header = start.partition("\n")[0]
+    return "csv" if "," in header and not re.search("[#:]", header) else "yaml"
 
 
 def normalise_sample_id(value: str) -> Digest:
@@ -163,7 +173,7 @@ def _build_request(document: Json, source: str) -> DeletionRequest:
         submitted_at=parsed.submitted_at,
         owner_ids=_union(subject.owner_ids),
         sample_ids=tuple(Digest(sample_id) for sample_id in _union(subject.sample_ids)),
-        image_files=_union(subject.image_files),
+        image_files=tuple(subject.image_files),
         captions_like=None,
         reason=parsed.reason,
     )

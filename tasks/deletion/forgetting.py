@@ -11,7 +11,6 @@ from datetime import datetime
 from cdm_core.composition.document import Composition, Expert
 from cdm_core.digests import Digest, Json, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError
-from cdm_core.intake.detection import Format
 from cdm_core.intake.reception import parse_any
 from cdm_core.intake.requests import DeletionRequest
 from tasks.clock import utc_now
@@ -29,8 +28,8 @@ from tasks.plans.duplicates import load_choice
 from tasks.plans.planning import ForgetPlan, build_plan, load_plan, save_plan, summarise_plan
 from tasks.requests.due import describe_clock
 from tasks.requests.identities import keep_outcomes
-from tasks.requests.intake import read_format
-from tasks.requests.request_images import images_folder
+from tasks.requests.intake import read_format, read_syntax
+from tasks.requests.request_images import images_folder, with_kept_images
 from tasks.training.checkpoints import CheckpointStore
 from tasks.training.shard_training import TrainedShard
 from tasks.workspace import Workspace
@@ -57,7 +56,7 @@ def plan_request(case: Case) -> ForgetPlan:
     received = case.find("received")
     assert stored.content is not None, "the bytes of an open request are kept"
     assert received is not None, "a stored request was received"
-    request = find_request(case.ws, stored.content, case.request_id, read_format(received))
+    request = find_request(case.ws, stored.content, case.request_id, received)
     keep_outcomes(case.ws, request, utc_now())
     choice = load_choice(case.ws, case.request_id)
     plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id), choice=choice)
@@ -97,16 +96,19 @@ def exemption_of(plan: ForgetPlan) -> Json:
     return {"held_samples": plan.held_samples, "holds": list(plan.holds)} if plan.held_samples else None
 
 
-def find_request(ws: Workspace, content: bytes, request_id: str, form: Format | None) -> DeletionRequest:
+def find_request(ws: Workspace, content: bytes, request_id: str, received: Mapping[str, Json]) -> DeletionRequest:
     """The request of that id in the ledger among those of a file's bytes, whose signature was verified when it was received.
+
+    `received` is that event's body, which says how to read them; pictures have the names by which they are kept.
 
     Raises:
         RequestRefusedError: it isn't there.
     """
     sent_id = request_id.partition("@")[0]
-    for request in parse_any(content, request_id, form, business=ws.settings().intake.business)[0]:
+    form, syntax = read_format(received), read_syntax(received, content)
+    for request in parse_any(content, request_id, form, business=ws.settings().intake.business, syntax=syntax)[0]:
         if request.request_id == sent_id:
-            return replace(request, request_id=request_id)
+            return with_kept_images(ws, replace(request, request_id=request_id))
     raise RequestRefusedError(f"request {request_id}: not in the bytes that were kept for it", reason="not_in_file")
 
 

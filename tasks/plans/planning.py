@@ -30,7 +30,7 @@ from tasks.plans.duplicates import chosen_duplicates, hash_samples
 from tasks.plans.kept_files import plan_file
 from tasks.requests.holds import Hold, active_holds, describe_hold, find_held
 from tasks.requests.identities import resolve_identifiers
-from tasks.requests.request_images import find_image_files
+from tasks.requests.request_images import describe_image, find_image_files
 from tasks.training.checkpoints import CheckpointStore
 from tasks.training.shard_training import plan_chain, stage_steps
 from tasks.workspace import Workspace
@@ -256,9 +256,9 @@ def _image_sample_ids(request: DeletionRequest, folder: Path) -> set[str]:
     found: set[str] = set()
     for name, content in find_image_files(request, folder).items():
         try:
-            found |= {sha256_digest(content), sha256_digest(normalise_picture(content, name))}
+            found |= {sha256_digest(content), sha256_digest(normalise_picture(content, describe_image(request, name)))}
         except InvalidInputError as error:
-            raise RequestRefusedError(f"request {request.request_id}: image_files: {error}", reason="bad_image") from error
+            raise RequestRefusedError(f"request {request.request_id}: {error}", reason="bad_image") from error
     return found
 
 

@@ -213,7 +213,7 @@ def _resolve(ws: Workspace, stored: StoredRequest) -> _Member:
     received = Ledger(ws).last("received", stored.request_id)
     assert received is not None, "a waiting request was received"
     assert stored.content is not None, "the bytes of an open request are kept"
-    request = find_request(ws, stored.content, stored.request_id, read_format(received.body))
+    request = find_request(ws, stored.content, stored.request_id, received.body)
     keep_outcomes(ws, request, utc_now())
     choice = load_choice(ws, stored.request_id)
     return _Member(stored=stored, resolved=resolve_request(ws, request, images_folder(ws, stored.request_id), choice))

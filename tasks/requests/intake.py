@@ -27,7 +27,7 @@ from cdm_core.intake.detection import FORMATS, Format, detect_format, size_limit
 from cdm_core.intake.fields import parse_time
 from cdm_core.intake.opendsr import DOMAIN_HEADER, SIGNATURE_HEADER
 from cdm_core.intake.reception import Parcel, describe_refusal, judge
-from cdm_core.intake.requests import DeletionRequest, check_size
+from cdm_core.intake.requests import SYNTAXES, DeletionRequest, Syntax, check_size, choose_syntax
 from tasks.keys import VerifiedIssuer, owner_secret, sender_keys
 from tasks.ledger.store import Ledger
 from tasks.requests.request_images import find_image_files, keep_images
@@ -42,7 +42,7 @@ _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 class ReceivedFile:
     """A request file that was verified: its bytes, who signed, and the requests in it, under the ids that the ledger has for them.
 
-    `first_party_key` is the keyid of the second who signed, where the form has one.
+    `first_party_key` is the keyid of the second who signed, where the form has one; `syntax` is how a file of our own form is written.
     """
 
     content: bytes
@@ -53,6 +53,12 @@ class ReceivedFile:
     notes: tuple[str, ...]
     received_at: datetime
     first_party_key: str | None = None
+    syntax: Syntax | None = None
+
+    @property
+    def keyids(self) -> list[str]:
+        """Of all who signed."""
+        return [keyid for keyid in (self.issuer.keyid, self.first_party_key) if keyid is not None]
 
 
 def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, form: Format | None = None) -> ReceivedFile:
@@ -82,6 +88,7 @@ def read_request_file(ws: Workspace, ledger: Ledger, path: Path, now: datetime, 
         notes=accepted.notes,
         received_at=received_at,
         first_party_key=first_party,
+        syntax=choose_syntax(content, path.name) if accepted.format == "own" else None,
     )
 
 
@@ -139,6 +146,11 @@ def read_format(received: Mapping[str, Json]) -> Format:
     return next((form for form in FORMATS if form == received.get("format")), "own")
 
 
+def read_syntax(received: Mapping[str, Json], content: bytes) -> Syntax:
+    """How the bytes are written, as a `received` event says it; those of old don't, and the bytes have to."""
+    return next((syntax for syntax in SYNTAXES if syntax == received.get("syntax")), None) or choose_syntax(content)
+
+
 def headers_file(path: Path) -> Path:
     """Where a gateway leaves the headers that came with a request."""
     return path.with_name(f"{path.name}.headers.json")
@@ -154,6 +166,8 @@ def _describe(ws: Workspace, received: ReceivedFile, request: DeletionRequest) -
     }
     if received.first_party_key is not None:
         body["first_party_key"] = received.first_party_key
+    if received.syntax is not None:
+        body["syntax"] = received.syntax
     return body | {"notes": list(received.notes)} if received.notes else body
 
 

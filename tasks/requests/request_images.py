@@ -1,9 +1,14 @@
-"""The pictures that a request names by file: checked against leading out of its folder, and kept until the request is closed."""
+"""The pictures that a request names by file: checked against leading out of its folder, and kept until the request is closed.
 
+They are kept under digests of their names, which may be long, alike, or a person's. For that last reason a message, which the ledger may
+keep, names a picture by its place in the request.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 from cdm_core.digests import sha256_digest
-from cdm_core.errors import RequestRefusedError
+from cdm_core.errors import RequestRefusedError, StateError
 from cdm_core.intake.requests import DeletionRequest
 from tasks.files import write_atomically
 from tasks.workspace import Workspace
@@ -19,9 +24,27 @@ def images_folder(ws: Workspace, request_id: str) -> Path:
 def keep_images(ws: Workspace, request: DeletionRequest, folder: Path) -> None:
     """Copy the pictures that a request names: the flow may run later, from elsewhere."""
     for name, content in find_image_files(request, folder).items():
-        kept = images_folder(ws, request.request_id) / name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, content, mode=0o600)
+        write_atomically(images_folder(ws, request.request_id) / _kept_name(name), content, mode=0o600)
+
+
+def with_kept_images(ws: Workspace, request: DeletionRequest) -> DeletionRequest:
+    """The request with its pictures named as they lie in its `images_folder`; earlier releases kept them under the names given."""
+    folder = images_folder(ws, request.request_id)
+    names = [kept if (folder / (kept := _kept_name(name))).is_file() else name for name in request.image_files]
+    return replace(request, image_files=tuple(names))
+
+
+def require_kept_images(ws: Workspace, request: DeletionRequest, folder: Path) -> None:
+    """Return if the pictures beside the request file are those that were kept when it was received.
+
+    Raises:
+        RequestRefusedError: one is missing.
+        StateError: they are others.
+    """
+    given = find_image_files(request, folder)
+    kept = find_image_files(with_kept_images(ws, request), images_folder(ws, request.request_id))
+    if list(given.values()) != list(kept.values()):
+        raise StateError(f"request {request.request_id}: image_files: not the pictures that it was received with")
 
 
 def find_image_files(request: DeletionRequest, folder: Path) -> dict[str, bytes]:
@@ -30,13 +53,23 @@ def find_image_files(request: DeletionRequest, folder: Path) -> dict[str, bytes]
     Raises:
         RequestRefusedError: a file is missing, can't be read, is too large, or is a link that leads out of the folder.
     """
-    found = {}
+    found: dict[str, bytes] = {}
     for name in request.image_files:
+        where = f"{request.request_id}: {describe_image(request, name)}"
         try:
-            found[name] = _read_image(folder, name, f"{request.request_id}: image_files: {name}")
+            found[name] = found[name] if name in found else _read_image(folder, name, where)
         except (OSError, RuntimeError) as error:  # a name too long, a link to itself, a file that may not be read
-            raise RequestRefusedError(f"{request.request_id}: image_files: {name[:80]}: can't be read", reason="image_missing") from error
+            raise RequestRefusedError(f"{where}: can't be read", reason="image_missing") from error
     return found
+
+
+def describe_image(request: DeletionRequest, name: str) -> str:
+    """Says which of a request's pictures is meant, without its name."""
+    return f"image_files.{request.image_files.index(name)}"
+
+
+def _kept_name(name: str) -> str:
+    return sha256_digest(name.encode())[:32]
 
 
 def _read_image(folder: Path, name: str, where: str) -> bytes:

@@ -76,7 +76,7 @@ MALFORMED = {
     "no subject": (_edited(subject={}), "subject: names nothing to forget", "empty_subject"),
     "path escape": (_edited(subject={"image_files": ["../../etc/passwd"]}), "must be a relative path", "path_escape"),
     "absolute path": (_edited(subject={"image_files": ["/etc/passwd"]}), "must be a relative path", "path_escape"),
-    "missing picture": (_edited(subject={"image_files": ["gone.png"]}), "image_files: gone.png: no such file", "image_missing"),
+    "missing picture": (_edited(subject={"image_files": ["gone.png"]}), "image_files.0: no such file", "image_missing"),
     "another's name": (_edited(issuer="officer:circe"), "states another issuer than the one who signed", "issuer_mismatch"),
     "empty CSV": (_write(b"", "request.csv"), "line 1: the columns must be", "malformed"),
 }
@@ -105,16 +105,18 @@ def test_a_link_out_of_the_folder_is_an_escape(ws: Workspace, tmp_path: Path) ->
 def test_a_refused_picture_leaves_the_id_free(ws: Workspace, tmp_path: Path) -> None:
     path = signed_request(ws, tmp_path, image_files=["late.png"])
     for _ in range(2):
-        assert "late.png: no such file" in _submit_and_compare(ws, path).err
+        assert "image_files.0: no such file" in _submit_and_compare(ws, path).err
     (tmp_path / "late.png").write_bytes(draw_picture(OWNERS[0].number, 0))
     assert lethe(ws, "plan", path).document["owners"] == [OWNERS[0].key]
 
 
 def test_a_picture_that_is_none_is_refused(ws: Workspace, tmp_path: Path) -> None:
-    (tmp_path / "torn.png").write_bytes(draw_picture(0, 0)[:100])
-    path = signed_request(ws, tmp_path, image_files=["torn.png"])
-    assert "torn.png: not a readable PNG or JPEG picture" in _submit_and_compare(ws, path).err
+    name = f"{OWNERS[0].owner_id}.png"
+    (tmp_path / name).write_bytes(draw_picture(0, 0)[:100])
+    path = signed_request(ws, tmp_path, image_files=[name])
+    assert "image_files.0: not a readable PNG or JPEG picture" in _submit_and_compare(ws, path).err
     assert lethe(ws, "status", path.stem).document["requests"][0]["status"] == "refused"
+    assert name.encode() not in (ws.ledger / "ledger.sqlite").read_bytes()  # which keeps the answer
 
 
 def test_an_unknown_owner_is_refused_for_good(ws: Workspace, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm_core.errors import RequestRefusedError
-from cdm_core.intake.requests import MAX_REQUEST_BYTES, DeletionRequest, check_size, parse_request
+from cdm_core.intake.requests import MAX_REQUEST_BYTES, DeletionRequest, Syntax, check_size, parse_request
 
 SAMPLE = "ab" * 32
 OTHER_SAMPLE = "0" * 63 + "1"
@@ -93,6 +93,28 @@ def test_csv_form() -> None:
 @pytest.mark.parametrize("content", [YAML, altered(), CSV])
 def test_without_a_known_suffix_the_content_decides(content: bytes) -> None:
     assert parse_request(content, "request")[0].owner_ids
+
+
+COMMENTED = b"# Withdrawal of 24 November, by mail\n" + YAML
+FLOW = b"{schema: lethe/deletion-request/v1, request_id: r-1, issuer: i, regulation: gdpr, submitted_at: 2026-11-24T09:00:00Z, " + (
+    b"subject: {owner_ids: [johanna]}}"
+)
+
+
+@pytest.mark.parametrize("content", [COMMENTED, FLOW, b"\xef\xbb\xbf" + CSV])
+def test_neither_a_comment_with_a_comma_nor_yamls_braces_mislead(content: bytes) -> None:
+    assert parse_request(content, "request")[0].owner_ids
+
+
+@pytest.mark.parametrize(("content", "syntax"), [(YAML, "yaml"), (altered(), "json"), (CSV, "csv")])
+def test_a_syntax_that_is_known_counts_and_no_suffix(content: bytes, syntax: Syntax) -> None:
+    for name in ("case-12.json", "2026-11-24.csv", "batch.yaml", "r-1"):
+        assert parse_request(content, name, syntax)[0].owner_ids
+
+
+def test_pictures_keep_the_order_of_the_file() -> None:
+    (request,) = parse_request(with_subject(image_files=["b.png", "a.png"]), "request.json")
+    assert request.image_files == ("b.png", "a.png")
 
 
 def test_a_request_shows_no_names() -> None:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cdm_core.errors import InvalidInputError, RequestRefusedError, VerificationError
 from flows.receipts import run_verify
 from tasks.clock import utc_now
+from tasks.deletion.forgetting import find_request
 from tasks.keys import add_issuer, add_key, create_keys, load_registry, revoke_key, sign_file
 from tasks.ledger.store import Ledger
 from tasks.requests.intake import headers_file, receive_file
@@ -197,6 +198,46 @@ def test_a_request_is_known_by_issuer_id_and_digest(ws: Workspace, tmp_path: Pat
     sign_file(ws, own, "owner:johanna")
     (request,) = receive_file(ws, ledger, own, utc_now()).requests
     assert request.request_id.partition("@")[0] == "foo" != request.request_id
+
+
+OWN = """schema: lethe/deletion-request/v1
+request_id: {id}
+issuer: agency
+regulation: gdpr
+submitted_at: 2026-11-24T09:00:00Z
+subject: {{owner_ids: [johanna]}}
+"""
+OWN_CSV = "request_id,issuer,regulation,submitted_at,owner_id,sample_id\n{id},agency,gdpr,2026-01-01T00:00:00Z,johanna,\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "request_id", "content"),
+    [
+        ("a.yaml", "case-12.json", OWN),
+        ("a.yaml", "2026-11-24.csv", OWN),
+        ("a.yml", "r-1", "# Withdrawal of 24 November, by mail\n" + OWN),
+        ("a.yaml", "r-1", "{{" + ", ".join(OWN.splitlines()) + "}}"),
+        ("a.csv", "batch.yaml", OWN_CSV),
+    ],
+)
+def test_what_was_received_is_read_again_as_it_was_read_then(
+    ws: Workspace, tmp_path: Path, name: str, request_id: str, content: str
+) -> None:
+    add_issuer(ws, "agency", None)
+    path, ledger = tmp_path / name, Ledger(ws)
+    path.write_text(content.format(id=request_id))
+    sign_file(ws, path, "agency")
+    (request,) = receive_file(ws, ledger, path, utc_now()).requests
+    event = ledger.last("received", request_id)
+    assert event is not None
+    earlier = {key: value for key, value in event.body.items() if key != "syntax"}
+    for body in (event.body, earlier):
+        assert find_request(ws, path.read_bytes(), request_id, body) == request
+
+
+def test_only_our_own_form_has_a_syntax(ws: Workspace, tmp_path: Path) -> None:
+    receive_file(ws, Ledger(ws), drp(tmp_path), utc_now())
+    assert "syntax" not in Ledger(ws).events(kind="received")[0].body
 
 
 def test_an_unverified_copy_of_a_body_blocks_nothing(ws: Workspace, tmp_path: Path) -> None:
