@@ -6,6 +6,7 @@ Imports that cost seconds are made by the function that needs them.
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,7 +126,7 @@ def run_submit(
     """Receive a request file and forget what it names.
 
     A refused request of a bulk file doesn't keep the others from being carried out; its answer says so. With a plan, the requests of a bulk
-    file are carried out together, and nothing else with them.
+    file are carried out together, and nothing else with them. A choice of duplicates is kept once it, or the plan, was checked.
     """
     from tasks.ledger.store import Ledger
     from tasks.plans.duplicates import parse_choice
@@ -134,15 +135,29 @@ def run_submit(
 
     ws = open_for_flow(directory)
     choice = parse_choice(include_duplicates)
+    if plan is None:
+        _check_choice(ws, file, form, choice)
     received = receive_file(ws, Ledger(ws), file, utc_now(), form)
-    if choice != "none":
-        for request in received.requests:
-            keep_choice(ws, request.request_id, choice)
-    guard = plan_guard(ws, file, received.content, plan, received.issuer.keyid, choice)
+    guard = plan_guard(ws, file, received, plan, choice)
     ids = [request.request_id for request in received.requests]
+    if guard is None and choice != "none":
+        for request_id in ids:
+            keep_choice(ws, request_id, choice)
     if len(ids) == 1:
         return forget_received(ws, ids[0], show_progress=True, guard=guard)
     return {"requests": [_forget_or_explain(ws, request_id, guard, ids) for request_id in ids]}
+
+
+def _check_choice(ws: Workspace, file: Path, form: "Format | None", choice: str | tuple[str, ...]) -> None:
+    """Before anything is taken in: a mistyped sample is to change nothing."""
+    from tasks.ledger.store import Ledger
+    from tasks.requests.choices import check_choice
+    from tasks.requests.intake import read_request_file
+
+    if isinstance(choice, str):
+        return
+    with suppress(RequestRefusedError):  # taking it in says so, and records it
+        check_choice(ws, read_request_file(ws, Ledger(ws), file, utc_now(), form).requests, file.parent, choice)
 
 
 def forget_received(

@@ -14,6 +14,7 @@ from tasks.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
     from cdm_core.evidence.key_registry import KeyEntry
+    from tasks.requests.intake import ReceivedFile
 
 Document = dict[str, object]
 PlanGuard = Callable[[str], "Mapping[str, Json] | None"]
@@ -108,9 +109,10 @@ def run_approve(directory: Path, plan: Path, key: Path) -> Document:
     return dict(approve_plan(open_for_flow(directory), plan, key, utc_now()))
 
 
-def plan_guard(ws: Workspace, file: Path, content: bytes, plan: Path | None, keyid: str, choice: str | tuple[str, ...]) -> PlanGuard | None:
+def plan_guard(ws: Workspace, file: Path, received: "ReceivedFile", plan: Path | None, choice: str | tuple[str, ...]) -> PlanGuard | None:
     """What must hold, inside the flow's lock, before a request is carried out: approvals, and no drift from the plan.
 
+    What was checked is what will be carried out: the guard compares the pictures with those that were kept, and keeps the choice.
     None where policy asks for nothing and no plan was given.
 
     Raises:
@@ -126,7 +128,9 @@ def plan_guard(ws: Workspace, file: Path, content: bytes, plan: Path | None, key
     def guard(case_id: str) -> "Mapping[str, Json] | None":
         from tasks.ledger.case import Case
         from tasks.plans.approving import require_approvals
+        from tasks.plans.kept_files import keep_choice
         from tasks.plans.plan_documents import parse_plan_document, require_no_drift
+        from tasks.requests.request_images import require_kept_images
 
         case, plan_content = Case(ws, case_id), _read(plan)
         document = parse_plan_document(plan_content, plan.name)
@@ -135,11 +139,15 @@ def plan_guard(ws: Workspace, file: Path, content: bytes, plan: Path | None, key
             if known["plan"] != sha256_digest(plan_content):
                 raise StateError(f"{case_id}: is under way by another plan")
             return None  # it was cut short: what has changed since, it changed itself
-        accepted = require_approvals(ws, plan, [keyid], utc_now())
+        accepted = require_approvals(ws, plan, plan_content, received.keyids, utc_now())
         together = document.get("together")
         if isinstance(together, dict) and together["held_samples"] != 0:
             raise StateError(f"{plan.name}: some of its requests name samples that are held; send these in a file of their own")
-        require_no_drift(ws, document, content, file.name, file.parent, choice)
+        for request in received.requests:
+            require_kept_images(ws, request, file.parent)
+        require_no_drift(ws, document, received.content, file.name, file.parent, choice)
+        for request in received.requests:
+            keep_choice(ws, request.request_id, choice)
         return accepted
 
     return guard

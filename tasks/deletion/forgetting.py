@@ -58,8 +58,8 @@ def plan_request(case: Case) -> ForgetPlan:
     assert received is not None, "a stored request was received"
     request = find_request(case.ws, stored.content, case.request_id, received)
     keep_outcomes(case.ws, request, utc_now())
-    choice = load_choice(case.ws, case.request_id)
-    plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), images_folder(case.ws, case.request_id), choice=choice)
+    folder, choice = images_folder(case.ws, case.request_id), load_choice(case.ws, case.request_id)
+    plan = build_plan(case.ws, request, stored.digest, str(received["issuer_key"]), folder, choice=choice, was_kept=True)
     return record_plan(case, plan, serving, {}) if plan.hits else plan
 
 

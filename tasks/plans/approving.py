@@ -50,12 +50,13 @@ def approve_plan(ws: Workspace, plan: Path, key_file: Path, now: datetime) -> di
     return {"plan_digest": digest, "keyid": entry.keyid, "roles": roles, "approval": str(path)}
 
 
-def require_approvals(ws: Workspace, plan: Path, submitters: Collection[str], now: datetime) -> dict[str, Json]:
+def require_approvals(ws: Workspace, plan: Path, content: bytes, submitters: Collection[str], now: datetime) -> dict[str, Json]:
     """What the record keeps of a plan's approvals, if there are enough.
 
     Args:
         ws: whose policy and registry count.
-        plan: the plan file.
+        plan: the plan file, beside which the approvals lie.
+        content: its bytes, as they were read and parsed.
         submitters: keyids of those who signed the requests.
         now: when an approval that the ledger doesn't know is judged.
 
@@ -63,7 +64,7 @@ def require_approvals(ws: Workspace, plan: Path, submitters: Collection[str], no
         RequestRefusedError: `not_approved`.
         VerificationError: an approval beside the plan doesn't hold.
     """
-    registry, policy, digest = current_registry(ws), ws.settings().approvals, sha256_digest(_read(plan))
+    registry, policy, digest = current_registry(ws), ws.settings().approvals, sha256_digest(content)
     approvals = [_verify_file(ws, registry, path, digest, now) for path in sorted(approvals_folder(plan).glob("*.json"))]
     known = [registry.find(keyid) or keyid for keyid in submitters]
     counted = count_approvals(approvals, roles=policy.roles, distinct=policy.distinct, submitters=known)

@@ -78,8 +78,10 @@ def exact_duplicates(ws: Workspace, hits: pd.DataFrame) -> pd.DataFrame:
     return drop_samples(look_up(ws, sample_ids=set(hits["sample_id"])), hits)
 
 
-def chosen_duplicates(ws: Workspace, hits: pd.DataFrame, choice: str | tuple[str, ...]) -> pd.DataFrame:
+def chosen_duplicates(ws: Workspace, hits: pd.DataFrame, choice: str | tuple[str, ...], *, was_kept: bool = False) -> pd.DataFrame:
     """The rows of other owners that a person chose to have erased too.
+
+    A choice that `was_kept` was checked then: of it, samples that no other owner has any more are passed over, since they were erased.
 
     Raises:
         InvalidInputError: a chosen sample is not among the duplicates.
@@ -88,19 +90,20 @@ def chosen_duplicates(ws: Workspace, hits: pd.DataFrame, choice: str | tuple[str
         return hits.iloc[:0]
     if choice == "exact":
         return exact_duplicates(ws, hits)
+    rows = drop_samples(look_up(ws, sample_ids=choice), hits)
+    if was_kept and rows.empty:
+        return rows
     found = find_duplicates(ws, hits)
     listed = {(duplicate.owner_key, duplicate.sample_id) for duplicate in (*found.exact, *found.near)}
-    if unknown := set(choice) - {sample_id for _, sample_id in listed}:
+    wanted = set(rows["sample_id"]) if was_kept else set(choice)
+    if unknown := wanted - {sample_id for _, sample_id in listed}:
         raise InvalidInputError(f"include-duplicates: {len(unknown)} of {len(choice)} samples are not duplicates that the plan lists")
-    rows = look_up(ws, sample_ids=choice)
     return rows[[pair in listed for pair in zip(rows["owner_key"], rows["sample_id"], strict=True)]].reset_index(drop=True)
 
 
 def save_choice(ws: Workspace, request_id: str, choice: str | tuple[str, ...]) -> None:
-    """Keep what was chosen until the request is closed; the first choice stands."""
-    path = ws.ledger / "plans" / _choice_name(request_id)
-    if not path.is_file():
-        write_atomically(path, json.dumps(choice).encode(), mode=0o600)
+    """Keep what was chosen until the request is closed, in place of an earlier choice."""
+    write_atomically(ws.ledger / "plans" / _choice_name(request_id), json.dumps(choice).encode(), mode=0o600)
 
 
 def load_choice(ws: Workspace, request_id: str) -> str | tuple[str, ...]:

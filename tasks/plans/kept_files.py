@@ -20,9 +20,13 @@ def plan_file(ws: Workspace, request_id: str) -> Path:
 
 
 def keep_choice(ws: Workspace, request_id: str, choice: str | tuple[str, ...]) -> None:
-    """Keep what was chosen of duplicates, for a request that can still be carried out; the first choice stands."""
+    """Keep what was chosen of duplicates in place of what was before, for a request that isn't planned yet."""
     stored = Ledger(ws).request(request_id)
-    if stored is not None and stored.status in (*OPEN, "held"):
+    if stored is None or stored.status not in ("received", "held"):
+        return
+    if choice == "none":
+        erase_choice(ws, request_id)
+    else:
         save_choice(ws, request_id, choice)
 
 

@@ -111,11 +111,13 @@ def build_plan(
     request_folder: Path,
     *,
     choice: str | tuple[str, ...] = "none",
+    was_kept: bool = False,
 ) -> ForgetPlan:
     """Resolve a request against the manifests and work out its cost; changes nothing.
 
     Raises:
         RequestRefusedError: nothing that it names is in this workspace (`no_match`).
+        InvalidInputError: a chosen duplicate isn't one.
     """
     return plan_deletion(
         ws,
@@ -123,15 +125,18 @@ def build_plan(
         request_digest=request_digest,
         issuer_key=issuer_key,
         regulation=request.regulation,
-        resolved=[resolve_request(ws, request, request_folder, choice)],
+        resolved=[resolve_request(ws, request, request_folder, choice, was_kept=was_kept)],
     )
 
 
-def resolve_request(ws: Workspace, request: DeletionRequest, request_folder: Path, choice: str | tuple[str, ...] = "none") -> Resolved:
-    """Look up what a request names, with the duplicates that were chosen.
+def resolve_request(
+    ws: Workspace, request: DeletionRequest, request_folder: Path, choice: str | tuple[str, ...] = "none", *, was_kept: bool = False
+) -> Resolved:
+    """Look up what a request names, with the duplicates that were chosen; `was_kept` as in `chosen_duplicates`.
 
     Raises:
         RequestRefusedError: nothing that it names is in this workspace (`no_match`).
+        InvalidInputError: a chosen duplicate isn't one.
     """
     owner_keys = {compute_owner_key(owner_secret(ws), owner_id) for owner_id in request.owner_ids}
     owner_keys |= resolve_identifiers(ws, request)
@@ -139,7 +144,7 @@ def resolve_request(ws: Workspace, request: DeletionRequest, request_folder: Pat
     hits = look_up(ws, owner_keys=owner_keys, sample_ids=sample_ids)
     if hits.empty:
         raise RequestRefusedError(f"request {request.request_id}: no such owner or sample in this workspace", reason="no_match")
-    included = chosen_duplicates(ws, hits, choice)
+    included = chosen_duplicates(ws, hits, choice, was_kept=was_kept)
     hits = _union([hits, included])
     held, holds = find_held(hits, active_holds(ws, utc_now()))
     return Resolved(hits=drop_samples(hits, held), held=held, holds=tuple(holds), num_included=len(included))

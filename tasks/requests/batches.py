@@ -188,7 +188,10 @@ def review_batch(case: Case, *, accept: bool, reason: str) -> None:
 
 
 def _vet(ws: Workspace, ledger: Ledger, asked: str, now: datetime, among: Collection[str] | None) -> list[_Member]:
-    """What can be carried out together; of what can't, all but the request that was asked for is refused, if it names nothing here."""
+    """What can be carried out together; of what can't, all but the request that was asked for is refused, if it names nothing here.
+
+    One whose choice of duplicates doesn't hold any more waits for another choice, and holds nobody up.
+    """
     members = []
     for stored in ledger.requests():
         is_waiting = stored.status == "received" and stored.content is not None and ledger.last("received", stored.request_id) is not None
@@ -204,6 +207,10 @@ def _vet(ws: Workspace, ledger: Ledger, asked: str, now: datetime, among: Collec
             if stored.request_id != asked:
                 refuse_request(ws, stored.request_id, error, now)
             continue
+        except InvalidInputError:
+            if stored.request_id == asked:
+                raise
+            continue
         if member.resolved.held.empty:
             members.append(member)
     return members
@@ -215,8 +222,8 @@ def _resolve(ws: Workspace, stored: StoredRequest) -> _Member:
     assert stored.content is not None, "the bytes of an open request are kept"
     request = find_request(ws, stored.content, stored.request_id, received.body)
     keep_outcomes(ws, request, utc_now())
-    choice = load_choice(ws, stored.request_id)
-    return _Member(stored=stored, resolved=resolve_request(ws, request, images_folder(ws, stored.request_id), choice))
+    folder, choice = images_folder(ws, stored.request_id), load_choice(ws, stored.request_id)
+    return _Member(stored=stored, resolved=resolve_request(ws, request, folder, choice, was_kept=True))
 
 
 def _describe(ws: Workspace, member: _Member) -> dict[str, Json]:

@@ -11,7 +11,16 @@ from tiny_workspace import DOMAIN, lethe, owners_of, signed_request
 from cdm_core.sharding.manifests import find_samples
 from tasks.data.lookup import look_up
 from tasks.data.manifest_store import load_manifests
+from tasks.ledger.store import Ledger
+from tasks.plans.duplicates import load_choice
 from tasks.workspace import Workspace
+
+
+def test_a_mistyped_choice_changes_nothing(copied: Workspace, tmp_path: Path) -> None:
+    request, before = signed_request(copied, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), len(Ledger(copied).events())
+    ran = lethe(copied, "submit", request, "--include-duplicates", "0" * 64)
+    assert (ran.code, ran.err) == (1, "lethe: include-duplicates: 1 of 1 samples are not duplicates that the plan lists\n")
+    assert (len(Ledger(copied).events()), load_choice(copied, request.stem)) == (before, "none")
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from built_workspace import Built, copy_workspace
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_private_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_workspace import DOMAIN, ISSUER, lethe, owners_of, set_parameters, signed_request
@@ -17,11 +18,14 @@ from workspace_snapshot import event_kinds, files_with_digest
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import RequestRefusedError, VerificationError
 from cdm_core.evidence.approvals import verify_approval
+from flows.policy import plan_guard
 from tasks.clock import utc_now
 from tasks.deletion import purging
 from tasks.keys import load_registry
 from tasks.ledger.store import Ledger
 from tasks.plans.approving import approvals_folder, require_approvals
+from tasks.plans.duplicates import load_choice
+from tasks.requests.intake import receive_file
 from tasks.workspace import Workspace
 
 DPO, OWNER = "data_protection_officer", "model_owner"
@@ -102,13 +106,13 @@ def test_a_changed_plan_or_approval_on_disk_is_refused(
     two_rules: Workspace, approved: tuple[Path, Path], which: int, fraction: float, bit: int
 ) -> None:
     plan = approved[1]
-    assert len(require_approvals(two_rules, plan, [], utc_now())["approvers"]) == 2  # type: ignore[arg-type]
+    assert len(require_approvals(two_rules, plan, plan.read_bytes(), [], utc_now())["approvers"]) == 2  # type: ignore[arg-type]
     path = (plan, *sorted(approvals_folder(plan).glob("*.json")))[which]
     content = path.read_bytes()
     path.write_bytes(flipped(content, int(fraction * len(content)), 1 << bit))
     try:
         with pytest.raises((VerificationError, RequestRefusedError)) as caught:
-            require_approvals(two_rules, plan, [], utc_now())
+            require_approvals(two_rules, plan, plan.read_bytes(), [], utc_now())
     finally:
         path.write_bytes(content)
     assert str(caught.value).isprintable()
@@ -189,6 +193,62 @@ def test_who_signed_the_request_does_not_approve_it(two_rules: Workspace, tmp_pa
     for seed, name, role in ((21, ISSUER, DPO), (22, "Otto 22", OWNER)):
         lethe(two_rules, "approve", plan, "--key", make_key(two_rules, tmp_path, name, role, seed=seed))
     assert "1 of 2 approvals" in lethe(two_rules, "submit", request, "--plan", plan).err
+
+
+def test_who_vouched_for_the_identity_does_not_approve_either(copied: Workspace, tmp_path: Path) -> None:
+    """IAB's first party signs the identity token in the request."""
+    set_parameters(copied, required=1)
+    owner, second = owners_of(2)[0], int(utc_now().timestamp())
+    publisher = make_key(copied, tmp_path, "publisher.example", DPO, "issuer", seed=41)
+    vendor = make_key(copied, tmp_path, "vendor.example", "issuer", seed=42)
+    lethe(copied, "identities", "add", owner.owner_id, "--email", "jo@example.com")
+    subject = {"identifierValue": "jo@example.com", "identifierType": "email", "identifierFormat": "plaintext"}
+
+    def sign(key: Path, **claims: object) -> str:
+        return jwt.encode({"version": "1.0", "sub": subject, **claims}, load_pem_private_key(key.read_bytes(), None), algorithm="EdDSA")  # type: ignore[arg-type]
+
+    inner = sign(publisher, jti="i-1", iss="publisher.example", iat=second - 60)
+    request, plan = tmp_path / "request.jwt", tmp_path / "plan.json"
+    request.write_text(sign(vendor, jti="r-1", iss="vendor.example", iat=second - 10, idJWT=inner))
+    assert lethe(copied, "plan", request, "--out", plan).code == 0
+    assert lethe(copied, "approve", plan, "--key", publisher).document["roles"] == [DPO]
+    assert "0 of 1 approvals" in lethe(copied, "submit", request, "--plan", plan).err
+
+
+def test_what_counts_is_the_plan_that_was_read(two_rules: Workspace, approved: tuple[Path, Path]) -> None:
+    plan, now = approved[1], utc_now()
+    with pytest.raises(VerificationError, match="approves another plan"):
+        require_approvals(two_rules, plan, plan.read_bytes() + b" ", [], now)
+
+
+def test_the_choice_that_was_checked_with_the_plan_is_the_one_that_is_kept(copied: Workspace, tmp_path: Path) -> None:
+    set_parameters(copied, required=1)
+    request, plan = signed_request(copied, tmp_path, owner_ids=[owners_of(2)[0].owner_id]), tmp_path / "plan.json"
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", request, "--include-duplicates", "exact").err
+    assert load_choice(copied, request.stem) == "none"
+    lethe(copied, "plan", request, "--out", plan)
+    assert "0 of 1 approvals" in lethe(copied, "submit", request, "--plan", plan, "--include-duplicates", "exact").err
+    assert load_choice(copied, request.stem) == "none"
+    lethe(copied, "approve", plan, "--key", make_key(copied, tmp_path, "Dora", DPO, seed=1))
+    received = receive_file(copied, Ledger(copied), request, utc_now())
+    for choice in ("exact", "none"):
+        guard = plan_guard(copied, request, received, plan, choice)
+        assert guard is not None
+        assert guard(request.stem) is not None
+        assert load_choice(copied, request.stem) == choice
+
+
+def test_pictures_exchanged_after_the_receipt_are_not_carried_out_by_an_approved_plan(copied: Workspace, tmp_path: Path) -> None:
+    set_parameters(copied, required=1)
+    asking = owners_of(2)[0]
+    (tmp_path / "mine.png").write_bytes(asking.pictures[0].png)
+    request, plan = signed_request(copied, tmp_path, image_files=["mine.png"]), tmp_path / "plan.json"
+    assert "policy asks for 1 approvals" in lethe(copied, "submit", request).err
+    (tmp_path / "mine.png").write_bytes(asking.pictures[1].png)
+    lethe(copied, "plan", request, "--out", plan)
+    lethe(copied, "approve", plan, "--key", make_key(copied, tmp_path, "Dora", DPO, seed=1))
+    err = lethe(copied, "submit", request, "--plan", plan).err
+    assert err == f"lethe: request {request.stem}: image_files: not the pictures that it was received with\n"
 
 
 def test_a_strangers_key_approves_nothing(two_rules: Workspace, tmp_path: Path) -> None:

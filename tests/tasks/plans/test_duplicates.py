@@ -15,7 +15,7 @@ from flows.receipts import run_verify
 from tasks.data.lookup import look_up
 from tasks.data.packs import Sample
 from tasks.data.pictures import decode_picture, normalise_picture
-from tasks.data.samples import add_samples
+from tasks.data.samples import add_samples, remove_samples
 from tasks.deletion.suppressed_bands import check_bands
 from tasks.deletion.suppression import erasure_hashes, is_near_suppressed, perceptual_bands, refuse_resurrected, suppress_bands
 from tasks.ledger.store import Ledger
@@ -91,6 +91,22 @@ def test_altered_copies_are_listed_and_unrelated_pictures_are_not(ws: Workspace)
         chosen_duplicates(ws, hits, (sha256_digest(unrelated[0]),))
 
 
+def test_of_a_choice_that_was_kept_what_was_erased_meanwhile_is_passed_over(ws: Workspace) -> None:
+    original, gone, other = encode(drawing(1)), sha256_digest(encode(drawing(2))), encode(drawing(3))
+    add_samples(ws, ANNA, 0, 0, samples(original))
+    add_samples(ws, BEN, 1, 0, samples(original, other))
+    hits, chosen = look_up(ws, owner_keys={ANNA}), (sha256_digest(original), gone)
+    with pytest.raises(InvalidInputError, match="1 of 2 samples are not duplicates"):
+        chosen_duplicates(ws, hits, chosen)
+    assert chosen_duplicates(ws, hits, chosen, was_kept=True)["owner_key"].tolist() == [BEN]
+    assert chosen_duplicates(ws, hits, (gone,), was_kept=True).empty
+    copies = look_up(ws, sample_ids=chosen)
+    remove_samples(ws, copies[copies["owner_key"] == BEN])
+    assert chosen_duplicates(ws, hits, chosen, was_kept=True).empty  # the owner who asks still has the same picture
+    with pytest.raises(InvalidInputError, match="1 of 1 samples are not duplicates"):
+        chosen_duplicates(ws, hits, (sha256_digest(other),), was_kept=True)
+
+
 def test_choices_are_parsed_and_kept_until_the_request_is_closed(ws: Workspace) -> None:
     first, second = "a" * 64, "b" * 64
     assert parse_choice(f"{second}, sha256:{first}") == (first, second)
@@ -99,8 +115,9 @@ def test_choices_are_parsed_and_kept_until_the_request_is_closed(ws: Workspace) 
         parse_choice("some")
     assert load_choice(ws, "r") == "none"
     save_choice(ws, "r", (first,))
-    save_choice(ws, "r", "exact")
     assert load_choice(ws, "r") == (first,)
+    save_choice(ws, "r", "exact")
+    assert load_choice(ws, "r") == "exact"
     erase_choice(ws, "r")
     assert load_choice(ws, "r") == "none"
 

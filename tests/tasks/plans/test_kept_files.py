@@ -78,12 +78,21 @@ def test_one_that_has_only_waited_so_far_keeps_its_choice_too(ws: Workspace) -> 
     assert kept(ws, "r-1") == ["choice", "pictures"]
 
 
-@pytest.mark.parametrize(("status", "is_kept"), [("received", True), ("held", True), ("refused", False), ("completed", False)])
-def test_a_choice_is_kept_for_what_can_still_be_carried_out(ws: Workspace, status: Status, is_kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("status", "is_kept"), [("received", True), ("held", True), ("retraining", False), ("refused", False), ("completed", False)]
+)
+def test_a_choice_is_kept_for_what_is_not_planned_yet(ws: Workspace, status: Status, is_kept: bool) -> None:
     erase_choice(ws, "r-1")
     Ledger(ws).set_status("r-1", status, {})
     keep_choice(ws, "r-1", "exact")
     assert (load_choice(ws, "r-1") == "exact") is is_kept
+
+
+def test_a_later_choice_takes_the_place_of_an_earlier_one(ws: Workspace) -> None:
+    keep_choice(ws, "r-1", ("a" * 64,))
+    assert load_choice(ws, "r-1") == ("a" * 64,)
+    keep_choice(ws, "r-1", "none")
+    assert (load_choice(ws, "r-1"), load_choice(ws, "r-2")) == ("none", "exact")
 
 
 def test_without_files_there_is_nothing_to_sweep(tmp_path: Path) -> None:
