@@ -43,7 +43,7 @@ def run_verify(path: Path, directory: Path | None, trust: Path | None) -> Docume
 
     if path.name in ("ledger.sqlite", "checkpoint"):
         return _verify_ledger(path, directory, trust)
-    content = _read(path.resolve())
+    content = _read(_resolve(path))
     return _verify_receipt(path, content, directory, trust) if is_receipt(content) else _verify_record(path, directory, trust)
 
 
@@ -88,6 +88,8 @@ def _verify_record(path: Path, directory: Path | None, trust: Path | None) -> Do
     if trusted is not None:
         keys = list(trusted.keys)
     verified = verify_record(path, keys)
+    if trusted is not None and trusted.threshold > 1:  # a record has one signature
+        raise VerificationError(f"{path}: signed by 1 of the trusted keys, where {trusted.threshold} are asked for")
     try:
         judgement = judge_record(ws, verified, trusted)
     except VerificationError as error:
@@ -142,6 +144,13 @@ def _read_trusted(directory: Path | None, trust: Path | None) -> "TrustedKeys | 
     if trust is not None:
         return parse_key_list(_read(trust), str(trust))
     return None if directory is None else parse_key_list(export_keys(open_workspace(directory)), "the workspace's keys")
+
+
+def _resolve(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # links that lead round in a circle
+        raise InvalidInputError(f"{path}: cannot be read: its links lead nowhere") from error
 
 
 def _read(path: Path) -> bytes:

@@ -11,14 +11,15 @@ and validity and without names: they sign no record, and are judged where a rece
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]  # re-exported without __all__
 
 from cdm_core.digests import Json, canonical_json, json_digest
@@ -28,6 +29,7 @@ from cdm_core.evidence.envelopes import build_public_key, parse_public_key
 from cdm_core.evidence.key_validity import Party, Validity
 
 SCHEMA = "lethe/trusted-keys/v1"
+_MAX_KEYS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +51,20 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _require_date(value: object) -> object:
+    """Pydantic takes a number, or digits alone, for seconds since 1970: 20250101 would be a day of that year."""
+    if value is not None and not (isinstance(value, str) and re.match(r"\d{4}-\d{2}-\d{2}", value)):
+        raise ValueError("must be a time as text, such as 2026-11-24T09:00:00Z")
+    return value
+
+
+_Time = Annotated[AwareDatetime | None, BeforeValidator(_require_date)]
+
+
 class _ValidityShape(_Model):
-    valid_from: AwareDatetime | None = None
-    valid_until: AwareDatetime | None = None
-    revoked_at: AwareDatetime | None = None
+    valid_from: _Time = None
+    valid_until: _Time = None
+    revoked_at: _Time = None
 
     def to_validity(self) -> Validity:
         return Validity(valid_from=self.valid_from, valid_until=self.valid_until, revoked_at=self.revoked_at)
@@ -76,8 +88,8 @@ class _AuthorityShape(_Model):
 
 class _ListShape(_Model):
     schema_: Literal["lethe/trusted-keys/v1"] = Field(alias="schema")
-    keys: list[_KeyShape] = Field(min_length=1, max_length=1000)
-    threshold: int = Field(default=1, ge=1, strict=True)
+    keys: list[_KeyShape] = Field(min_length=1, max_length=_MAX_KEYS)
+    threshold: int = Field(default=1, ge=1, le=_MAX_KEYS, strict=True)
     timestamp_authorities: list[_AuthorityShape] = Field(default=[], max_length=100)
     parties: list[_PartyShape] | None = Field(default=None, max_length=100_000)
     digest: str | None = None
@@ -102,7 +114,7 @@ def parse_key_list(content: bytes, source: str) -> TrustedKeys:
     """A list from its bytes; `source` names it in errors.
 
     Raises:
-        InvalidInputError: not a key list, changed since it was exported, or a key that isn't one.
+        InvalidInputError: not a key list, changed since it was exported, or a key that isn't one or is listed twice.
     """
     try:
         document = load_json(decode_text(content))
@@ -133,7 +145,7 @@ def parse_key_list(content: bytes, source: str) -> TrustedKeys:
         threshold=shape.threshold,
         authorities=certificates,
         validity={key.keyid: entry.to_validity() for key, entry in zip(parsed, shape.keys, strict=True)},
-        parties=None if shape.parties is None else {party.keyid: _read_party(party) for party in shape.parties},
+        parties=None if shape.parties is None else _read_parties(shape.parties, source),
     )
 
 
@@ -146,8 +158,13 @@ def _describe_party(party: Party) -> dict[str, Json]:
     }
 
 
-def _read_party(shape: _PartyShape) -> Party:
-    return Party(keyid=shape.keyid, roles=tuple(shape.roles), validity=shape.to_validity())
+def _read_parties(shapes: Sequence[_PartyShape], source: str) -> dict[str, Party]:
+    parties: dict[str, Party] = {}
+    for shape in shapes:
+        if shape.keyid in parties:
+            raise InvalidInputError(f"{source}: party {shape.keyid[:16]}: is listed twice")
+        parties[shape.keyid] = Party(keyid=shape.keyid, roles=tuple(shape.roles), validity=shape.to_validity())
+    return parties
 
 
 def _spell(document: Mapping[str, Json]) -> bytes:

@@ -175,6 +175,27 @@ def test_two_of_two_verify_with_securesystemslib_alone(ws: Workspace, tmp_path: 
         run_verify(tmp_path / "one.json", None, tmp_path / "keys.json")
 
 
+def test_a_record_is_refused_by_a_list_that_asks_for_two_signatures(ws: Workspace, tmp_path: Path) -> None:
+    _, public = make_second_key(tmp_path)
+    run_export_keys(ws.root, tmp_path / "keys.json")
+    trusted = json.loads((tmp_path / "keys.json").read_bytes())
+    del trusted["digest"]
+    trusted["keys"].append({"name": "second", "public_key": public.read_text()})
+    record = ws.records / "000001-closing.json"
+    (tmp_path / "keys.json").write_text(json.dumps(trusted))
+    assert run_verify(record, None, tmp_path / "keys.json")["valid"]
+    (tmp_path / "keys.json").write_text(json.dumps({**trusted, "threshold": 2}))
+    with pytest.raises(VerificationError, match=r"closing\.json: signed by 1 of the trusted keys, where 2 are asked for$"):
+        run_verify(record, None, tmp_path / "keys.json")
+
+
+@pytest.mark.parametrize("name", ["receipt.json", "ledger.sqlite"])
+def test_links_that_lead_round_in_a_circle_are_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(tmp_path / name)
+    with pytest.raises(InvalidInputError, match=f"{name}: cannot be read: its links lead nowhere$"):
+        run_verify(tmp_path / name, None, None)
+
+
 def test_a_stranger_s_key_checks_nothing(stamped: Path, tmp_path: Path) -> None:
     _, public = make_second_key(tmp_path)
     document = {"schema": "lethe/trusted-keys/v1", "keys": [{"name": "stranger", "public_key": public.read_text()}]}
