@@ -18,7 +18,7 @@ from cdm_core.evaluation.attribution_validity import measure_effects, validate_c
 from cdm_core.fingerprint import NUM_THREADS
 from flows.console import progress_bars
 from tasks.data.pictures import normalise_picture
-from tasks.files import write_atomically
+from tasks.files import check_writable, write_output
 from tasks.models.compositions import centroid_files
 from tasks.models.model_registry import adapters_of, champion, composition_of
 from tasks.plots.weights_plot import plot_weights
@@ -35,6 +35,7 @@ def run_attribute(
     """Attribute a picture file, or `num` pictures that the champion makes; with `validate`, compare with leaving each shard out."""
     torch.set_num_threads(NUM_THREADS)
     ws = open_workspace(directory)
+    check_writable(plot)
     serving = champion(ws)
     if serving is None:
         raise StateError(f"{ws.root}: there is no model yet; run: lethe build")
@@ -57,7 +58,7 @@ def run_attribute(
     with progress_bars({"pictures": len(latents)}) as advance:
         credit, path = _attribute(model, latents, prompts, draws, lambda amount: advance("pictures", amount))
     weights = path.weights_TBN.transpose(0, 1).tolist()
-    write_atomically(plot.resolve(), plot_weights(composition.shards, path.times_T, weights))
+    write_output(plot, plot_weights(composition.shards, path.times_T, weights))
     document: dict[str, object] = {
         "model_version": serving.version,
         "composition": composition.digest,

@@ -16,7 +16,7 @@ from flows.grant import parse_shards
 from flows.protect import generate_protected
 from tasks.clock import utc_now
 from tasks.data.caption_counts import count_captions
-from tasks.files import write_atomically
+from tasks.files import check_writable, write_output
 from tasks.models.compositions import centroid_files
 from tasks.models.entitlements import load_grant
 from tasks.models.model_registry import adapters_of, champion, composition_of
@@ -45,6 +45,7 @@ def run_generate(
     """Sample `num` pictures; picture k is a function of (composition, prompt, seed, k) alone."""
     torch.set_num_threads(NUM_THREADS)
     ws = open_workspace(directory)
+    check_writable(out)
     grant = None if entitlements is None else load_grant(ws, entitlements, utc_now())
     serving = champion(ws)
     if serving is None:
@@ -71,13 +72,13 @@ def run_generate(
     subject = None if grant is None else grant.subject
     if model.is_protected:
         made_of = {"out": str(out), "model_version": serving.version, "subject": subject}
-        return made_of | generate_protected(model, seeds, prompt, bound, out.resolve())
+        return made_of | generate_protected(model, seeds, prompt, bound, out)
     made = []
     with progress_bars({"steps": composition.sampling.steps * len(range(0, num, _BATCH))}) as advance:
         for start in range(0, num, _BATCH):
             chunk = seeds[start : start + _BATCH]
             made.append(model.generate([prompt] * len(chunk), chunk, on_step=lambda: advance("steps", 1)))
-    write_atomically(out.resolve(), build_grid(torch.cat(made), min(8, num), _SCALE))
+    write_output(out, build_grid(torch.cat(made), min(8, num), _SCALE))
     return {
         "out": str(out),
         "model_version": serving.version,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cdm_core.errors import InvalidInputError
 from tasks.clock import utc_now
+from tasks.files import check_writable
 from tasks.models.entitlements import write_grant
 from tasks.workspace import open_workspace
 
@@ -14,9 +15,9 @@ def run_grant(directory: Path, *, subject: str, shards: str, expires: str, out: 
     ws, expires_at = open_workspace(directory), _parse_moment(expires)
     if expires_at <= utc_now():
         raise InvalidInputError(f"expires: {expires} is over already")
-    if not out.resolve().parent.is_dir():
+    if not check_writable(out).parent.is_dir():
         raise InvalidInputError(f"{out}: its folder doesn't exist")
-    grant = write_grant(ws, out.resolve(), subject=subject, shards=parse_shards(shards), expires_at=expires_at)
+    grant = write_grant(ws, out, subject=subject, shards=parse_shards(shards), expires_at=expires_at)
     return {"out": str(out), "keyid": grant.workspace, **grant.to_document()}
 
 

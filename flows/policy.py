@@ -92,12 +92,13 @@ def add_due(ws: Workspace, rows: Sequence[Document], *, overdue: bool, due_in: s
 
 def write_plan(ws: Workspace, content: bytes, file: Path, out: Path, choice: str | tuple[str, ...]) -> Document:
     """Write a request file's plan document; what `lethe plan --out` adds to its answer."""
-    from tasks.files import write_atomically
+    from tasks.files import check_writable, write_output
     from tasks.plans.plan_documents import build_plan_document, encode_plan_document
 
+    check_writable(out)
     document = build_plan_document(ws, content, file.name, file.parent, utc_now(), choice)
     encoded = encode_plan_document(document)
-    write_atomically(out, encoded)
+    write_output(out, encoded)
     change = document["expected_quality_change"]
     return {"document": str(out), "document_digest": sha256_digest(encoded), "expected_quality_change": change}
 

@@ -11,8 +11,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cdm_core.pretraining.backbone import BackboneTrainingConfig
 from cdm_core.pretraining.clip import ClipTrainingConfig
 from flows.console import progress_bars, stderr
-from tasks.pretraining.model_card import write_model_card
-from tasks.pretraining.recipes import pretrain_backbone, pretrain_clip
+from tasks.files import check_writable
+from tasks.pretraining.model_card import CARD, write_model_card
+from tasks.pretraining.recipes import WEIGHTS_FILE, pretrain_backbone, pretrain_clip
 from tasks.pretraining.weight_measures import measure_shipped_weights
 
 Document = dict[str, object]
@@ -20,6 +21,7 @@ Document = dict[str, object]
 
 def run_pretrain_clip(corpus: Path, out: Path, steps: int | None) -> Document:
     """Train the CLIP model and measure its retrieval on the held-out emoji."""
+    check_writable(out / WEIGHTS_FILE)
     config = ClipTrainingConfig() if steps is None else ClipTrainingConfig(num_steps=steps)
     with _loss_bar(config.num_steps * config.batch_emoji) as advance:
         retrieval = pretrain_clip(corpus, out, config, lambda seen, loss: advance(seen, f"{seen:,} emoji seen, loss {loss:.3f}"))
@@ -28,6 +30,7 @@ def run_pretrain_clip(corpus: Path, out: Path, steps: int | None) -> Document:
 
 def run_pretrain_backbone(corpus: Path, out: Path, minutes: float) -> Document:
     """Train the backbone, or go on training it, for so many minutes."""
+    check_writable(out / WEIGHTS_FILE)
     started = time.monotonic()
     with _loss_bar(minutes * 60) as advance:
 
@@ -40,6 +43,7 @@ def run_pretrain_backbone(corpus: Path, out: Path, minutes: float) -> Document:
 
 def run_measure(corpus: Path, out: Path, training: Path | None = None, num: int | None = None) -> Document:
     """Measure the shipped weights and write their model card."""
+    check_writable(out / CARD)
     with progress_bars({"pictures generated": None}) as advance:
         measured = measure_shipped_weights(corpus, training, num, lambda made: advance("pictures generated", made))
     files = write_model_card(out, measured)

@@ -9,7 +9,7 @@ from cdm_core.composition.serving import ComposedModel
 from cdm_core.errors import RequestRefusedError
 from cdm_core.evaluation.picture_grid import build_grid
 from flows.console import progress_bars
-from tasks.files import write_atomically
+from tasks.files import write_output
 
 _DRAWS = 32
 _SCALE = 3
@@ -32,7 +32,7 @@ def generate_protected(model: ComposedModel, seeds: list[int], prompt: str | Non
             f"bound {bound}: every picture is above it; the lowest has k = {float(bounds.amin()):.4g}", reason="above_bound"
         )
     made[refused] = 255
-    write_atomically(out, build_grid(made, min(8, len(seeds)), _SCALE))
+    write_output(out, build_grid(made, min(8, len(seeds)), _SCALE))
     return {
         "composition": model.composition.digest,
         "method": model.composition.sampling.method,

@@ -17,12 +17,13 @@ def run_receipt(directory: Path, request_id: str, out: Path, second_key: Path | 
     from cdm_core.evidence.receipts import verify_receipt
     from cdm_core.evidence.trusted_keys import parse_key_list
     from tasks.evidence.receipts import export_keys, make_receipt
-    from tasks.files import write_atomically
+    from tasks.files import check_writable, write_output
 
     ws = open_workspace(directory)
+    check_writable(out)  # before the ledger says that there is a receipt
     content = make_receipt(ws, request_id, second_key)
     verified = verify_receipt(content, parse_key_list(export_keys(ws), "the workspace's keys"))
-    write_atomically(out, content)
+    write_output(out, content)
     return {"receipt": str(out), "request_id": request_id, "grade": verified.grade, "index": verified.index}
 
 
@@ -30,10 +31,10 @@ def run_export_keys(directory: Path, out: Path) -> Document:
     """Write the key list for those who check receipts and records elsewhere."""
     from cdm_core.evidence.trusted_keys import parse_key_list
     from tasks.evidence.receipts import export_keys
-    from tasks.files import write_atomically
+    from tasks.files import write_output
 
     content = export_keys(open_workspace(directory))
-    write_atomically(out, content)
+    write_output(out, content)
     return {"out": str(out), "keys": list(parse_key_list(content, str(out)).names)}
 
 

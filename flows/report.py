@@ -25,7 +25,7 @@ from flows.console import print_document, progress_bars
 from tasks.clock import utc_now
 from tasks.data.openmoji import caption_groups
 from tasks.evidence.hardware import describe_hardware
-from tasks.files import write_atomically
+from tasks.files import check_writable, write_output
 from tasks.paper_report.alignments import (
     alignment_models,
     coverage_models,
@@ -270,16 +270,14 @@ SECTIONS: dict[str, Section] = {
 
 
 def _page_file(out: Path) -> Path:
-    page = out if out.suffix == ".html" else out / PAGE
-    if page.is_dir():
-        raise InvalidInputError(f"{page}: is a folder")
-    return page.resolve()
+    page = check_writable(out if out.suffix == ".html" else out / PAGE)
+    check_writable(page.with_suffix(".json"))
+    return page
 
 
 def _write(page: Path, document: Document) -> None:
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
-    write_atomically(page, render_page(document).encode())
+    write_output(page.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
+    write_output(page, render_page(document).encode())
 
 
 def print_report(document: Document) -> None:

@@ -37,7 +37,7 @@ from cdm_core.intake.reception import Parcel, verify_detached
 from cdm_core.intake.requests import DeletionRequest, check_size
 from cdm_core.intake.senders import KeyFile, SenderKey, parse_key_file
 from tasks.clock import utc_now
-from tasks.files import write_atomically
+from tasks.files import write_atomically, write_output
 from tasks.locks import exclusive_lock
 from tasks.workspace import Workspace
 
@@ -235,7 +235,7 @@ def sign_file(ws: Workspace, path: Path, issuer: str) -> str:
     """Write `<path>.sig` with the issuer's key and return the keyid.
 
     Raises:
-        InvalidInputError: there is no such file, it can't be read, or the signature can't be put beside it.
+        InvalidInputError: there is no such file, it can't be read, or its signature can't be written.
         RequestRefusedError: it is too large to be a request.
         StateError: the issuer isn't registered, or keeps the private key elsewhere.
     """
@@ -246,11 +246,7 @@ def sign_file(ws: Workspace, path: Path, issuer: str) -> str:
     private_path = ws.keys / "issuers" / f"{keyid}.private.pem"
     if not private_path.exists():
         raise StateError(f"issuer {issuer}: the private key is not kept in this workspace; sign where it is")
-    signature = _load_private_key(private_path).sign(content)
-    try:
-        write_atomically(path.with_name(f"{path.name}.sig"), base64.b64encode(signature) + b"\n")
-    except OSError as error:
-        raise InvalidInputError(f"{path.parent}: the signature can't be written there: {error.strerror}") from error
+    write_output(path.with_name(f"{path.name}.sig"), base64.b64encode(_load_private_key(private_path).sign(content)) + b"\n")
     return keyid
 
 

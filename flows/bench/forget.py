@@ -26,7 +26,7 @@ from cdm_core.settings import Settings
 from cdm_core.sharding.redraws import spread_shares
 from cdm_core.sharding.retraining_sides import SIDES, Side, SideRules, count_groups, draw_trace, group_trace, mean_passes, share_of
 from flows.console import progress_bars, stdout
-from tasks.files import write_atomically
+from tasks.files import check_writable, write_output
 from tasks.plots.forget_plot import draw_forget_plot
 from tasks.training.retraining_bench import load_rows, time_retrainings, warm_up
 from tasks.training.workers import worker_pool
@@ -44,6 +44,8 @@ def run_bench_forget(
 ) -> Document:
     """Count and time all sides."""
     ws = open_workspace(directory)
+    if plot is not None:
+        check_writable(plot)
     rows, settings = load_rows(ws), ws.settings()
     try:
         trace = draw_trace(rows, settings, requests, seed)
@@ -94,7 +96,7 @@ def run_bench_forget(
         "redraws": _spread(rows, settings, requests, seed, redraws),
     }
     if plot is not None:
-        write_atomically(plot.resolve(), draw_forget_plot({batch: by_batch[str(batch)] for batch in batches}))
+        write_output(plot, draw_forget_plot({batch: by_batch[str(batch)] for batch in batches}))
         document["plot"] = str(plot)
     return document
 

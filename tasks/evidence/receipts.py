@@ -10,7 +10,7 @@ from pathlib import Path
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported without __all__
 
 from cdm_core.digests import Digest, Json, sha256_digest
-from cdm_core.errors import StateError, VerificationError
+from cdm_core.errors import InvalidInputError, StateError, VerificationError
 from cdm_core.evidence.envelopes import build_statement, cosign_envelope
 from cdm_core.evidence.key_registry import RECORDER_ROLE
 from cdm_core.evidence.receipts import RECEIPT_EVENT, RECEIPT_PREDICATE, build_receipt, describe_acts, envelope_digest, seal_timestamp
@@ -31,6 +31,7 @@ def make_receipt(ws: Workspace, request_id: str, second_key: Path | None) -> byt
     """The receipt of a closed request, signed by the workspace and, where it's given, by a second private key.
 
     Raises:
+        InvalidInputError: the second key is the workspace's own.
         StateError: no such request, not closed, or a key or the authority isn't there.
         VerificationError: the ledger or the request's records don't hold.
     """
@@ -46,6 +47,8 @@ def make_receipt(ws: Workspace, request_id: str, second_key: Path | None) -> byt
     signers: list[CryptoSigner] = [workspace_signer(ws)]
     if second_key is not None:
         signers.append(load_private_signer(second_key))
+        if signers[0].public_key.keyid == signers[1].public_key.keyid:
+            raise InvalidInputError(f"{second_key}: is the workspace's own key, which signs already")
     envelope = cosign_envelope(payload, signers)
     body = {"envelope": envelope_digest(envelope)}
     known = [event for event in ledger.events(request_id=request_id, kind=RECEIPT_EVENT) if event.body == body]

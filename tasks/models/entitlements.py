@@ -12,7 +12,7 @@ from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, 
 from cdm_core.evidence.envelopes import sign_envelope, verify_envelope
 from cdm_core.evidence.grants import Grant, grant_of, parse_grant, require_valid
 from cdm_core.intake.requests import check_size
-from tasks.files import write_atomically
+from tasks.files import write_output
 from tasks.keys import verify_file, workspace_key, workspace_signer
 from tasks.workspace import Workspace
 
@@ -21,7 +21,7 @@ def write_grant(ws: Workspace, out: Path, *, subject: str, shards: Sequence[int]
     """Sign a grant with the workspace's key.
 
     Raises:
-        InvalidInputError: the subject's name is unusable, or the workspace has no such shard.
+        InvalidInputError: the subject's name is unusable, the workspace has no such shard, or `out` can't be written.
     """
     if not (subject and subject.isprintable() and subject == subject.strip() and len(subject) <= 256):
         raise InvalidInputError("subject: must be 1 to 256 printable characters without spaces around them")
@@ -29,7 +29,7 @@ def write_grant(ws: Workspace, out: Path, *, subject: str, shards: Sequence[int]
     if unknown:
         raise InvalidInputError(f"shard {unknown[0]}: params.yaml has {ws.settings().shard_ids}")
     grant = Grant(workspace=workspace_key(ws).keyid, subject=subject, shards=tuple(sorted(set(shards))), expires_at=expires_at)
-    write_atomically(out, sign_envelope(grant.to_statement(), workspace_signer(ws)))
+    write_output(out, sign_envelope(grant.to_statement(), workspace_signer(ws)))
     return grant
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,39 @@ def test_before_a_build_nothing_is_drawn(tmp_path: Path) -> None:
     ws = make_workspace(tmp_path / "ws", without=OWNERS[2:])
     ran = lethe(ws, "generate", "--num", "1", "--out", tmp_path / "grid.png")
     assert (ran.code, ran.err) == (1, f"lethe: {ws.root}: there is no model yet; run: lethe build\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "--num", "1", "--out"),
+        ("attribute", "--generate", "1", "--plot"),
+        ("grant", "--subject", "studio", "--shards", "0", "--expires", "2099-01-01", "--out"),
+        ("keys", "export", "--out"),
+        ("bench", "forget", "--requests", "2", "--timed", "0", "--plot"),
+        ("plan", "{request}", "--out"),
+        ("report", "paper", "--out"),
+        ("pretrain", "clip", "--corpus", "{folder}", "--out"),
+        ("pretrain", "backbone", "--minutes", "1", "--corpus", "{folder}", "--out"),
+        ("pretrain", "measure", "--corpus", "{folder}", "--out"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_place_that_can_t_be_written_is_told_in_one_line(built: Built, tmp_path: Path, command: tuple[str, ...]) -> None:
+    request = write_request(tmp_path, owner_ids=[OWNERS[0].owner_id])
+    out = tmp_path / "file" / "below"
+    (tmp_path / "file").write_bytes(b"kept")
+    before = tree_digests(tmp_path)
+    arguments = [part.format(request=request, folder=tmp_path) for part in command]
+    ran = lethe(None if command[0] == "pretrain" else built.ws, *arguments, out)
+    assert (ran.code, ran.out) == (1, "")
+    assert re.fullmatch(rf"lethe: {re.escape(str(out))}\S*: can't be written: {re.escape(str(tmp_path))}/file is not a folder\n", ran.err)
+    assert tree_digests(tmp_path) == before
+
+
+def test_a_signature_that_can_t_be_written_is_told_in_one_line(copied: Workspace, tmp_path: Path) -> None:
+    request = write_request(tmp_path, owner_ids=[OWNERS[0].owner_id])
+    signature = request.with_name(f"{request.name}.sig")
+    signature.mkdir()
+    ran = lethe(copied, "sign", request, "--issuer", ISSUER)
+    assert (ran.code, ran.out, ran.err) == (1, "", f"lethe: {signature}: can't be written: is a folder\n")

@@ -175,6 +175,24 @@ def test_two_of_two_verify_with_securesystemslib_alone(ws: Workspace, tmp_path: 
         run_verify(tmp_path / "one.json", None, tmp_path / "keys.json")
 
 
+def test_the_workspace_s_own_key_is_no_second_one(ws: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"workspace\.private\.pem: is the workspace's own key, which signs already$"):
+        run_receipt(ws.root, "r-1", tmp_path / "receipt.json", ws.keys / "workspace.private.pem")
+    assert not Ledger(ws).events(kind="receipt")
+
+
+@pytest.mark.parametrize("name", [".", "folder", "file/receipt.json"])
+def test_a_receipt_that_can_t_be_written_is_not_logged(ws: Workspace, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"kept")
+    before = sorted(tmp_path.iterdir())
+    for write in (run_export_keys, lambda root, out: run_receipt(root, "r-1", out, None)):
+        with pytest.raises(InvalidInputError, match="can't be written"):
+            write(ws.root, tmp_path / name)
+    assert not Ledger(ws).events(kind="receipt")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_record_is_refused_by_a_list_that_asks_for_two_signatures(ws: Workspace, tmp_path: Path) -> None:
     _, public = make_second_key(tmp_path)
     run_export_keys(ws.root, tmp_path / "keys.json")
