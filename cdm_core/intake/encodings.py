@@ -14,13 +14,18 @@ import re
 from cdm_core.errors import InvalidInputError
 
 
+def strip_line_end(text: bytes) -> bytes:
+    """Without the one line end that editors and shells put after a text."""
+    return text.removesuffix(b"\n").removesuffix(b"\r")
+
+
 def decode_base64(text: bytes) -> bytes:
     """The bytes of standard base64; one line end after it is tolerated.
 
     Raises:
         InvalidInputError: not base64, or not its one spelling.
     """
-    body = text.removesuffix(b"\n").removesuffix(b"\r")
+    body = strip_line_end(text)
     try:
         content = base64.b64decode(body, validate=True)
     except binascii.Error as error:

@@ -25,7 +25,7 @@ from pydantic import BeforeValidator, Field
 from cdm_core.digests import Json
 from cdm_core.documents import load_json
 from cdm_core.errors import InvalidInputError, RequestRefusedError
-from cdm_core.intake.encodings import decode_base64url
+from cdm_core.intake.encodings import decode_base64url, strip_line_end
 from cdm_core.intake.fields import Door, RequestId, Text, load_document, validate
 from cdm_core.intake.requests import DeletionRequest, Identifier
 from cdm_core.intake.senders import SenderKey
@@ -91,11 +91,12 @@ class IabTokens:
 
 
 def verify_token(token: bytes, keys: Sequence[SenderKey], source: str) -> SenderKey:
-    """Whose token it is.
+    """Whose token it is; one line end after it is tolerated.
 
     Raises:
         RequestRefusedError: `invalid_token`, or `unknown_issuer` if it is signed by none of the keys.
     """
+    token = strip_line_end(token)
     header = _read_header(token, source)
     for key in keys:
         if _algorithm_of(key) != header.alg:
@@ -220,5 +221,5 @@ def _payload(token: bytes, source: str) -> bytes:
 
 
 def _parse_request_token(content: bytes, source: str) -> _RequestToken:
-    document: Json = load_document(_payload(content, source), source)
+    document: Json = load_document(_payload(strip_line_end(content), source), source)
     return validate(_RequestToken, document, source)

@@ -203,6 +203,14 @@ def test_an_iab_request_names_what_the_requester_calls_it() -> None:
     assert accept(parcel(as_text, None)).requests[0].identifiers == (Identifier(type="customer_id", format="raw", value="c-1"),)
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_one_line_end_after_an_iab_token_is_tolerated(end: bytes) -> None:
+    token = s.iab()
+    assert accept(parcel(token + end, None)).requests == accept(parcel(token, None)).requests
+    assert refusal(parcel(token + end + b"\n", None))[0] == "invalid_token"
+    assert refusal(parcel(s.iab(identity=s.token(s.identity_claims(), s.PUBLISHER) + end), None))[0] == "invalid_token"
+
+
 def _second(seconds: int) -> int:
     return int(NOW.timestamp()) + seconds
 
