@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from cdm_core.errors import LetheError
+from cdm_core.errors import InvalidInputError, LetheError
 from flows import bench_commands, hold_commands, identities_commands, keys_commands, pretrain_commands, report_commands
 from flows.environment import configure_libraries
 from flows.options import HERE, JsonOption, WorkspaceOption, print_answer
@@ -445,6 +445,7 @@ def run(arguments: Sequence[str], *, is_standby: bool = False) -> int:
     A command that runs a flow hands its arguments over to the process that waits for them, unless this is that process.
     """
     try:
+        _require_text(arguments)
         app(list(arguments), obj=None if is_standby else arguments)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
@@ -452,6 +453,15 @@ def run(arguments: Sequence[str], *, is_standby: bool = False) -> int:
         sys.stderr.write(f"lethe: {' '.join(str(error).split())}\n")
         return 1
     return 0
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse bytes that aren't UTF-8, which Python hands over as halves of surrogate pairs: they can be neither hashed nor written down."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(f"argument {argument!a:.200}: is not UTF-8 at character {error.start}") from error
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The command line's surface: commands, options, exit codes, and that it starts fast. What commands do is tested beside their flows."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,15 @@ def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(tmp_path: Path) -> None
     message, imported = result.stderr.splitlines()
     assert message == f"lethe: {tmp_path}/nobody.json: cannot be read: No such file or directory"
     assert imported == "[]"
+
+
+@pytest.mark.parametrize("command", ["hold add --owner", "identities add", "extend r-1 --reason", "status"])
+def test_an_argument_that_is_not_utf_8_is_refused_in_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes((Path(__file__).parents[2] / "params.yaml").read_bytes())
+    create_keys(Workspace(tmp_path))
+    result = _run(*command.split(), os.fsdecode(b"johann\xff"), directory=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[0] == r"lethe: argument 'johann\udcff': is not UTF-8 at character 6"
 
 
 def test_no_command_leaves_anything_in_a_folder_that_is_no_workspace(tmp_path: Path) -> None:
