@@ -111,12 +111,12 @@ def _interrupt_with(connection: socket.socket, done: threading.Event) -> None:
 
 def _describe_code() -> Digest:
     """What would show that this process runs other code than is installed now."""
-    from cdm_core.fingerprint import measure_fingerprint
+    from tasks.training.fingerprints import measure_own_fingerprint
 
     packages = [Path(__file__).parents[2] / name for name in ("cdm_core", "tasks", "flows")]
     files = sorted(path for package in packages for path in package.rglob("*.py"))
     changed = {str(path): str(path.stat().st_mtime_ns) for path in files}
-    return json_digest({"files": changed, "fingerprint": measure_fingerprint().digest})
+    return json_digest({"files": changed, "fingerprint": measure_own_fingerprint().digest})
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ from cdm_core.documents import describe_problem
 from cdm_core.errors import InvalidInputError
 from cdm_core.evidence.envelopes import VerifiedStatement
 from cdm_core.evidence.replay import Made, MissingInput, ReplayResult, compare_replay
-from cdm_core.fingerprint import measure_fingerprint
 from tasks.data.data_history import outputs_at
 from tasks.data.git import run_git
 from tasks.deletion.erasure import DataStore, open_stores
 from tasks.evidence.records import SignedRecord
 from tasks.files import write_atomically
 from tasks.models.compositions import compose
+from tasks.training.fingerprints import measure_own_fingerprint
 from tasks.training.shard_training import TrainedShard
 from tasks.workspace import Workspace
 
@@ -80,7 +80,7 @@ class ReplayTask:
     @property
     def fingerprints(self) -> tuple[Digest, Digest]:
         """The record's and this machine's."""
-        return json_digest(self.claims.fingerprint), measure_fingerprint().digest  # type: ignore[arg-type]  # it came out of JSON
+        return json_digest(self.claims.fingerprint), measure_own_fingerprint().digest  # type: ignore[arg-type]  # it came out of JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ def names_retraining(statement: VerifiedStatement) -> bool:
 
 def differing_parts(task: ReplayTask) -> list[str]:
     """In which parts the record's fingerprint is not this machine's, by name."""
-    here, there = asdict(measure_fingerprint()), task.claims.fingerprint
+    here, there = asdict(measure_own_fingerprint()), task.claims.fingerprint
     return sorted(name for name in {*here, *there} if here.get(name) != there.get(name))
 
 

@@ -13,7 +13,6 @@ from cdm_core.composition.mixing import draw_expert
 from cdm_core.digests import Json, sha256_digest
 from cdm_core.evaluation.picture_grid import build_grid
 from cdm_core.evaluation.quality_gate import GateResult
-from cdm_core.fingerprint import measure_fingerprint
 from tasks.evidence.audit_log import FRECHET_DISTANCE, AuditSummary, Picture, build_note, log_audit, log_distance_chart
 from tasks.evidence.hardware import describe_hardware
 from tasks.evidence.records import append_records
@@ -25,6 +24,7 @@ from tasks.models.evaluation import PictureRequest, load_generated
 from tasks.models.model_registry import Purpose, champion, register_composition
 from tasks.models.promotion import promote
 from tasks.models.tracking import client
+from tasks.training.fingerprints import measure_own_fingerprint
 from tasks.workspace import Workspace
 
 _GRID_COLUMNS = 8
@@ -60,7 +60,7 @@ def sign_records(
     ws: Workspace, kind: str, composition: Composition, *, version: int, now: datetime, contents: Mapping[str, Mapping[str, Json]]
 ) -> list[Path]:
     """Append such records by their step keys."""
-    fingerprint = measure_fingerprint()
+    fingerprint = measure_own_fingerprint()
     common: dict[str, Json] = {
         "kind": kind,
         "signed_at": now.isoformat(),

@@ -14,13 +14,13 @@ from cdm_core.adapters import adapter_from_bytes, adapter_to_bytes, initial_adap
 from cdm_core.chain import compute_chain, num_reusable_stages
 from cdm_core.digests import Digest, derive_seed
 from cdm_core.divergence import require_finite
-from cdm_core.fingerprint import measure_fingerprint
 from cdm_core.settings import Settings, TrainingSettings
 from cdm_core.sharding.manifests import samples_digest
 from cdm_core.sharding.splits import Part, stage_rows
 from cdm_core.training import StagePosition, num_steps, train_stage
 from tasks.paper_report.cache import ReportCache
 from tasks.training.checkpoints import CheckpointStore
+from tasks.training.fingerprints import measure_own_fingerprint
 from tasks.training.shard_training import load_stage, scratch_model, shared_backbone_digest
 from tasks.training.workers import report_progress
 
@@ -121,7 +121,7 @@ def train_recipe(cache: ReportCache, recipe: Recipe) -> TrainedPart:
 def chain_of(recipe: Recipe) -> list[Digest]:
     """The keys of a recipe's checkpoints."""
     digests = [samples_digest(rows) for rows in recipe.stages]
-    return compute_chain(recipe.number, digests, recipe.settings, shared_backbone_digest(), measure_fingerprint())
+    return compute_chain(recipe.number, digests, recipe.settings, shared_backbone_digest(), measure_own_fingerprint())
 
 
 def find_trained(cache: ReportCache, recipe: Recipe, keys: list[Digest]) -> TrainedPart | None:

@@ -17,7 +17,6 @@ from cdm_core.backbone import PixelBackbone, compute_backbone_digest, load_backb
 from cdm_core.chain import compute_chain, num_reusable_stages
 from cdm_core.digests import Digest, sha256_digest
 from cdm_core.divergence import require_finite
-from cdm_core.fingerprint import measure_fingerprint
 from cdm_core.settings import Settings
 from cdm_core.sharding.manifests import samples_digest, stage_samples
 from cdm_core.stage_origin import StageOrigin, stage_origins
@@ -26,6 +25,7 @@ from tasks.data.manifest_store import load_manifest
 from tasks.data.packs import load_pictures
 from tasks.files import write_atomically
 from tasks.training.checkpoints import CheckpointStore
+from tasks.training.fingerprints import measure_own_fingerprint
 from tasks.training.workers import report_progress
 from tasks.workspace import Workspace
 
@@ -50,7 +50,7 @@ class TrainedShard:
 def plan_chain(manifest: pd.DataFrame, shard: int, settings: Settings) -> list[Digest]:
     """The keys of a shard's stages for the samples that a manifest lists."""
     digests = [samples_digest(stage_samples(manifest, stage)) for stage in range(settings.stages)]
-    return compute_chain(shard, digests, settings.training, shared_backbone_digest(), measure_fingerprint())
+    return compute_chain(shard, digests, settings.training, shared_backbone_digest(), measure_own_fingerprint())
 
 
 def plan_origins(manifest: pd.DataFrame, shard: int, settings: Settings) -> list[StageOrigin]:
@@ -58,7 +58,7 @@ def plan_origins(manifest: pd.DataFrame, shard: int, settings: Settings) -> list
     samples = [stage_samples(manifest, stage) for stage in range(settings.stages)]
     stages = [(samples_digest(rows), len(rows)) for rows in samples]
     keys = plan_chain(manifest, shard, settings)
-    return stage_origins(keys, stages, settings.training, shared_backbone_digest(), measure_fingerprint())
+    return stage_origins(keys, stages, settings.training, shared_backbone_digest(), measure_own_fingerprint())
 
 
 def stage_steps(manifest: pd.DataFrame, settings: Settings) -> list[int]:

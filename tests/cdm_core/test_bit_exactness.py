@@ -64,7 +64,7 @@ def train(trace: Trace, stages: Stages, store: dict[Digest, bytes]) -> tuple[lis
     """Train what the store lacks and put it there; the chain's keys, and how many stages were found."""
     backbone = tiny_backbone()
     digests = [json_digest(sorted(make_samples(names).sample_ids)) for names in stages]
-    keys = compute_chain(trace.shard, digests, trace.training, backbone.digest, measure_fingerprint())
+    keys = compute_chain(trace.shard, digests, trace.training, backbone.digest, measure_fingerprint({}))
     reused = num_reusable_stages(keys, store.__contains__)
     model = attach_adapter(backbone, trace.training.rank)
     adapter = adapter_from_bytes(store[keys[reused - 1]]) if reused else initial_adapter(model, trace.shard)

@@ -17,7 +17,13 @@ from cdm_core.sharding.manifests import build_manifest, samples_digest, stage_sa
 BACKBONE = sha256_digest(b"backbone")
 SETTINGS = TrainingSettings(rank=8, learning_rate=0.001, batch_size=16, epochs=3, caption_dropout=0.1)
 FINGERPRINT = Fingerprint(
-    libraries={"torch": "2.9"}, torch_build=sha256_digest(b"build"), instruction_set="AVX2", threads=1, code=sha256_digest(b"code")
+    libraries={"torch": "2.9"},
+    torch_build=sha256_digest(b"build"),
+    instruction_set="AVX2",
+    processor={"name": "Processor 1"},
+    dispatch={},
+    threads=1,
+    code=sha256_digest(b"code"),
 )
 STAGES = [sha256_digest(b"stage 0"), sha256_digest(b"stage 1"), sha256_digest(b"stage 2")]
 
@@ -84,6 +90,8 @@ def test_the_settings_that_are_tested_are_all() -> None:
     [
         replace(FINGERPRINT, libraries={"torch": "2.10"}),
         replace(FINGERPRINT, instruction_set="AVX512"),
+        replace(FINGERPRINT, processor={"name": "Processor 2"}),
+        replace(FINGERPRINT, dispatch={"MKL_CBWR": "COMPATIBLE"}),
         replace(FINGERPRINT, threads=2),
         replace(FINGERPRINT, code=sha256_digest(b"other code")),
     ],

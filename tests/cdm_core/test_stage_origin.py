@@ -51,7 +51,7 @@ def test_equal_origins_are_equal_keys() -> None:
     """A key and its origin change together, so that a reason is never given for a stage that another part has changed."""
 
     def both(digests: list[Digest], **change: object) -> list[tuple[Digest, StageOrigin]]:
-        settings, fingerprint = SETTINGS.model_copy(update=change), measure_fingerprint()
+        settings, fingerprint = SETTINGS.model_copy(update=change), measure_fingerprint({})
         keys = compute_chain(0, digests, settings, A, fingerprint)
         return list(zip(keys, stage_origins(keys, [(digest, 5) for digest in digests], settings, A, fingerprint), strict=True))
 

@@ -34,7 +34,7 @@ Store = dict[Digest, bytes]
 
 def chain_keys(backbone: PixelBackbone, plan: list[list[str]], settings: TrainingSettings) -> list[Digest]:
     digests = [json_digest(sorted(make_samples(names).sample_ids)) for names in plan]
-    return compute_chain(SHARD, digests, settings, backbone.digest, measure_fingerprint())
+    return compute_chain(SHARD, digests, settings, backbone.digest, measure_fingerprint({}))
 
 
 def train_chain(

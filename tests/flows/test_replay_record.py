@@ -121,7 +121,7 @@ def test_a_changed_byte_is_no_record(forgot: Workspace, tmp_path: Path) -> None:
 
 def test_under_another_fingerprint_nothing_is_compared(forgot: Workspace, tmp_path: Path) -> None:
     def change(predicate: dict[str, Any]) -> None:
-        predicate["fingerprint"] |= {"instruction_set": "ANOTHER", "threads": 2}
+        predicate["fingerprint"] |= {"instruction_set": "ANOTHER", "processor": {"name": "another"}, "threads": 2}
         predicate["adapters"]["0"]["adapter"] = "0" * 64  # which would be a difference here
 
     record = sign_altered(forgot, DECISION, change)
@@ -129,7 +129,7 @@ def test_under_another_fingerprint_nothing_is_compared(forgot: Workspace, tmp_pa
     assert document["grade"] == "not comparable"
     assert document["equal"] == document["differing"] == document["missing_inputs"] == []
     assert (document["compared"], document["steps"]) == (0, 0)
-    assert document["fingerprint"]["differs_in"] == ["instruction_set", "threads"]
+    assert document["fingerprint"]["differs_in"] == ["instruction_set", "processor", "threads"]
     assert {"adapters.0", "checkpoints.0.1", "composition"} <= set(names(document["not_comparable"]))
     assert all("another fingerprint" in entry["reason"] for entry in document["not_comparable"])
 

@@ -215,14 +215,14 @@ def test_what_cannot_be_read_or_written_is_told_in_one_line(
         sign_file(ws, tmp_path / ("x" * 300), "agency")
     longest = tmp_path / ("x" * 250)
     longest.write_bytes(b"request")
-    with pytest.raises(InvalidInputError, match="the signature can't be written there: File name too long"):
+    with pytest.raises(InvalidInputError, match="can't be written: File name too long"):
         sign_file(ws, longest, "agency")
 
     def refuse(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         raise PermissionError(13, "Permission denied")  # root, who runs tests at times, may write anywhere
 
-    monkeypatch.setattr("tasks.keys.write_atomically", refuse)
-    with pytest.raises(InvalidInputError, match="the signature can't be written there: Permission denied"):
+    monkeypatch.setattr("tasks.files.write_atomically", refuse)
+    with pytest.raises(InvalidInputError, match="can't be written: Permission denied"):
         sign_file(ws, request_file, "agency")
 
 
