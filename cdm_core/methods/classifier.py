@@ -12,15 +12,16 @@ Shape suffixes: B pictures, N experts, L positions of the feature map, D width.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load, save
 
 from cdm_core.backbone import Backbone, predict_velocity
-from cdm_core.digests import Digest, derive_seed, json_digest
+from cdm_core.digests import Digest, derive_seed, json_digest, sha256_digest
 from cdm_core.errors import VerificationError
-from cdm_core.fingerprint import require_one_thread
+from cdm_core.fingerprint import Fingerprint, require_one_thread
 from cdm_core.methods.interface import Condition, Predictions
 from cdm_core.training import StageSamples
 
@@ -104,14 +105,16 @@ def mid_features(backbone: Backbone, x_BCHW: torch.Tensor, t_B: torch.Tensor) ->
     return torch.cat(caught)[: len(t_B)]
 
 
-def classifier_key(backbone: Digest, samples: Mapping[int, Digest], settings: ClassifierSettings) -> Digest:
-    """Names a classifier by everything that it is a function of: all shards' samples among it."""
+def classifier_key(backbone: Digest, samples: Mapping[int, Digest], settings: ClassifierSettings, fingerprint: Fingerprint) -> Digest:
+    """Names a classifier by everything that it is a function of: all shards' samples among it, and this module's own bytes."""
     return json_digest(
         {
             "kind": "classifier/v1",
             "backbone": backbone,
             "samples": {str(shard): digest for shard, digest in samples.items()},
             "settings": asdict(settings),
+            "fingerprint": fingerprint.digest,
+            "code": sha256_digest(Path(__file__).read_bytes()),
         }
     )
 

@@ -16,6 +16,7 @@ from tasks.paper_report.cache import ReportCache
 from tasks.paper_report.experts import TrainedPart
 from tasks.paper_report.references import References, write_centroids
 from tasks.paper_report.samples import Model
+from tasks.training.fingerprints import measure_own_fingerprint
 from tasks.training.shard_training import load_stage, shared_backbone, shared_backbone_digest
 from tasks.training.workers import report_progress
 
@@ -91,7 +92,8 @@ def bare_model(split: SplitModel) -> Model:
 def train_split_classifier(cache: ReportCache, rows: Mapping[int, pd.DataFrame], steps: int) -> Path:
     """Train, or find, the non-local method's network for a split. Reports "classifier steps". Run it in a process of one thread."""
     classifier = ClassifierSettings(steps=steps)
-    name = classifier_key(shared_backbone_digest(), {number: samples_digest(frame) for number, frame in rows.items()}, classifier)
+    digests = {number: samples_digest(frame) for number, frame in rows.items()}
+    name = classifier_key(shared_backbone_digest(), digests, classifier, measure_own_fingerprint())
     path = cache.folder / "classifiers" / f"{name}.safetensors"
     if path.is_file():
         report_progress("classifier steps", steps)

@@ -14,15 +14,17 @@ from cdm_core.methods.classifier import ClassifierSettings, classifier_key, clas
 from cdm_core.sharding.manifests import samples_digest
 from tasks.data.manifest_store import load_manifests
 from tasks.files import write_atomically
+from tasks.training.fingerprints import measure_own_fingerprint
 from tasks.training.shard_training import load_stage, shared_backbone, shared_backbone_digest
 from tasks.training.workers import report_progress
 from tasks.workspace import Workspace
 
 
 def classifier_file(ws: Workspace) -> Path:
-    """Where the classifier of today's samples lies, if it was trained."""
+    """Where the classifier of today's samples lies, if it was trained by this code on a machine like this."""
     digests = {shard: samples_digest(frame) for shard, frame in sorted(load_manifests(ws).items()) if len(frame)}
-    return _folder(ws) / f"{classifier_key(shared_backbone_digest(), digests, ClassifierSettings())}.safetensors"
+    key = classifier_key(shared_backbone_digest(), digests, ClassifierSettings(), measure_own_fingerprint())
+    return _folder(ws) / f"{key}.safetensors"
 
 
 def find_or_train_classifier(ws: Workspace, composition: Composition) -> Path:

@@ -1,5 +1,7 @@
 """What `test_mixing` and `test_known_mixtures` don't cover: gating, priors, the classifier, predictions made when asked for."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from gaussian_experts import condition_of, evaluate_each, experts_of, gaussian, start_of
@@ -10,6 +12,8 @@ from cdm_core.composition.samplers import build_sampler
 from cdm_core.composition.sampling import walk
 from cdm_core.digests import sha256_digest
 from cdm_core.errors import VerificationError
+from cdm_core.fingerprint import measure_fingerprint
+from cdm_core.methods import classifier
 from cdm_core.methods.bayes import Bayes
 from cdm_core.methods.classifier import ClassifierSettings, classifier_key, classifier_to_bytes, load_classifier, train_classifier
 from cdm_core.methods.interface import Condition, Predictions
@@ -149,13 +153,24 @@ def test_a_classifier_of_nothing_is_refused() -> None:
 
 def test_any_samples_withdrawal_renames_the_classifier() -> None:
     backbone, one, other = tiny_backbone().digest, sha256_digest(b"1"), sha256_digest(b"2")
+    fingerprint = measure_fingerprint({})
     keys = [
-        classifier_key(backbone, {0: one, 1: other}, QUICK),
-        classifier_key(backbone, {0: one, 1: one}, QUICK),
-        classifier_key(backbone, {0: one}, QUICK),
-        classifier_key(backbone, {0: one, 1: other}, ClassifierSettings()),
+        classifier_key(backbone, {0: one, 1: other}, QUICK, fingerprint),
+        classifier_key(backbone, {0: one, 1: one}, QUICK, fingerprint),
+        classifier_key(backbone, {0: one}, QUICK, fingerprint),
+        classifier_key(backbone, {0: one, 1: other}, ClassifierSettings(), fingerprint),
     ]
     assert len(set(keys)) == 4
+
+
+def test_other_code_or_another_machine_renames_the_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest, fingerprint = sha256_digest(b"one"), measure_fingerprint({})
+    name = classifier_key(digest, {0: digest}, QUICK, fingerprint)
+    assert classifier_key(digest, {0: digest}, QUICK, fingerprint) == name
+    assert classifier_key(digest, {0: digest}, QUICK, measure_fingerprint({"MKL_CBWR": "COMPATIBLE"})) != name
+    (tmp_path / "classifier.py").write_bytes(Path(classifier.__file__).read_bytes() + b"# changed")
+    monkeypatch.setattr(classifier, "__file__", str(tmp_path / "classifier.py"))
+    assert classifier_key(digest, {0: digest}, QUICK, fingerprint) != name
 
 
 def test_a_restricted_composition_drops_the_classifier_that_saw_more() -> None:
