@@ -119,8 +119,8 @@ def collect_checkpoints(ws: Workspace) -> tuple[int, int]:
         VerificationError: the champion lacks an adapter already: what else is needed can't be known then.
     """
     references, store = find_references(ws), CheckpointStore(ws.checkpoints)
-    serving = champion_composition(ws)
-    kept = {store.digest(key) for key in references if store.has(key)}
+    serving, entries = champion_composition(ws), store.entries()
+    kept = {entries[key]["adapter"] for key in references if key in entries and store.path(key).is_file()}
     if serving is not None and (lost := [expert.shard for expert in serving[1].experts if expert.adapter not in kept]):
         raise VerificationError(f"checkpoints: the adapter that serves for shard {lost[0]} is not in the store; nothing was collected")
     return store.collect(references)

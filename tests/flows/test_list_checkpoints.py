@@ -1,5 +1,6 @@
 """`lethe checkpoints`: what it says of a built workspace and of one that forgot, and that collecting leaves what is needed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ def test_another_setting_leaves_nothing_reusable_and_collecting_keeps_what_serve
     set_parameters(copied, learning_rate=0.004)
     assert [shard["stages_reusable"] for shard in lethe(copied, "checkpoints").document["shards"]] == [0, 0, 0]
     assert lethe(copied, "build").document["composition"] == built.answer["composition"]
+
+
+def test_checkpoints_of_an_older_lethe_are_not_reused_and_kept_while_they_serve(copied: Workspace) -> None:
+    """Their entries don't say whose they are."""
+    before = CheckpointStore(copied.checkpoints).entries()
+    for path in copied.checkpoints.glob("*.json"):
+        path.write_text(json.dumps({name: value for name, value in json.loads(path.read_bytes()).items() if name != "key"}))
+    document = lethe(copied, "checkpoints", "--collect").document
+    assert [shard["stages_reusable"] for shard in document["shards"]] == [0, 0, 0]
+    assert document["collected"] == 0
+    assert set(CheckpointStore(copied.checkpoints).entries()) == set(before)
 
 
 def test_what_nothing_refers_to_is_collected_with_what_a_crash_left(copied: Workspace) -> None:

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,9 @@ def test_what_is_written_is_read(store: CheckpointStore) -> None:
     assert store.read(KEYS[1]) == store.path(KEYS[1]).read_bytes() == b"adapter 0.1"
     assert store.digest(KEYS[1]) == sha256_digest(b"adapter 0.1")
     assert store.entries() == {
-        KEYS[0]: {"adapter": sha256_digest(b"adapter 0.0"), "shard": 0, "stage": 0},
-        KEYS[1]: {"adapter": sha256_digest(b"adapter 0.1"), "shard": 0, "stage": 1},
-        KEYS[2]: {"adapter": sha256_digest(b"adapter 1.0"), "shard": 1, "stage": 0},
+        KEYS[0]: {"key": KEYS[0], "adapter": sha256_digest(b"adapter 0.0"), "shard": 0, "stage": 0},
+        KEYS[1]: {"key": KEYS[1], "adapter": sha256_digest(b"adapter 0.1"), "shard": 0, "stage": 1},
+        KEYS[2]: {"key": KEYS[2], "adapter": sha256_digest(b"adapter 1.0"), "shard": 1, "stage": 0},
     }
 
 
@@ -71,7 +73,74 @@ def test_one_altered_byte_is_refused(store: CheckpointStore) -> None:
         store.read(KEYS[0])
 
 
-@pytest.mark.parametrize("entry", [b"", b"{}", b"[]", b"\xff"])
+def test_one_checkpoint_in_another_s_place_is_refused(store: CheckpointStore) -> None:
+    for suffix in STORED:
+        shutil.copy(store.folder / f"{KEYS[0]}.{suffix}", store.folder / f"{KEYS[1]}.{suffix}")
+    for refuse in (store.read, store.digest, store.has, lambda key: store.entries()):
+        with pytest.raises(
+            VerificationError, match=f"^checkpoint {KEYS[1][:12]}: its entry is another checkpoint's; delete it and run again$"
+        ):
+            refuse(KEYS[1])
+    assert store.read(KEYS[0]) == b"adapter 0.0"
+
+
+def test_an_entry_that_names_no_key_is_listed_and_never_reused(store: CheckpointStore) -> None:
+    old = {"adapter": sha256_digest(b"adapter 0.1"), "shard": 0, "stage": 1}
+    (store.folder / f"{KEYS[1]}.json").write_text(json.dumps(old))
+    assert store.entries()[KEYS[1]] == old
+    assert not store.has(KEYS[1])
+    for refuse in (store.read, store.digest):
+        with pytest.raises(VerificationError, match=f"^checkpoint {KEYS[1][:12]}: its entry names no key; delete it and run again$"):
+            refuse(KEYS[1])
+    store.write(KEYS[1], b"adapter 0.1", shard=0, stage=1)
+    assert store.read(KEYS[1]) == b"adapter 0.1"
+
+
+def test_an_origin_in_another_version_s_terms_tells_nothing(store: CheckpointStore) -> None:
+    store.write(KEYS[3], b"adapter 1.1", shard=1, stage=1, origin=origin(b"all", 5))
+    path = store.folder / f"{KEYS[3]}.json"
+    entry = json.loads(path.read_bytes())
+    for told in ({"x": 1}, {**entry["origin"], "more": 1}, {"samples": KEYS[0]}):
+        path.write_text(json.dumps({**entry, "origin": told}))
+        assert store.origins(1, 1) == []
+
+
+@pytest.mark.parametrize("name", [f"{KEYS[0]}.json", f"{KEYS[3]}.json"])
+@pytest.mark.parametrize("kind", ["folder", "dangling link"])
+def test_what_is_no_file_in_an_entry_s_place_is_damage(store: CheckpointStore, name: str, kind: str) -> None:
+    (store.folder / name).unlink(missing_ok=True)
+    if kind == "folder":
+        (store.folder / name).mkdir()
+    else:
+        (store.folder / name).symlink_to("/nowhere")
+    with pytest.raises(VerificationError, match=f"^checkpoint {name[:12]}: its entry is damaged; delete it and run again$"):
+        store.entries()
+
+
+def test_a_folder_in_an_adapter_s_place_is_told(store: CheckpointStore) -> None:
+    store.path(KEYS[0]).unlink()
+    store.path(KEYS[0]).mkdir()
+    assert not store.has(KEYS[0])
+    with pytest.raises(VerificationError, match=f"^checkpoint {KEYS[0][:12]}: can't be read; delete it and run again$"):
+        store.read(KEYS[0])
+    for erase in (lambda: store.collect([]), lambda: store.erase_shards([0], keep=[])):
+        with pytest.raises(VerificationError, match=rf"^checkpoints: {KEYS[0]}\.safetensors: can't be deleted: "):
+            erase()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"adapter":"x","shard":0,"stage":0,"origin":{"num_samples":"x"}}',
+    ],
+    ids=range(7),
+)
 def test_a_damaged_entry_is_refused(store: CheckpointStore, entry: bytes) -> None:
     (store.folder / f"{KEYS[0]}.json").write_bytes(entry)
     with pytest.raises(VerificationError, match=f"^checkpoint {KEYS[0][:12]}: its entry is damaged; delete it and run again$"):
