@@ -116,11 +116,10 @@ def _verify_ledger(path: Path, directory: Path | None, trust: Path | None) -> Do
 
     ws = _workspace_of(path)
     ledger = Ledger(ws)
-    judged = judge_ledger(ws, ledger, _read_trusted(directory, trust))
+    root = ledger.verify()
     num_records = check_logged(ws, ledger)
     check_bands(ws, ledger)
-    tree = ledger.describe()
-    root = tree["root"] if tree["size"] else None
+    judged = judge_ledger(ws, ledger, _read_trusted(directory, trust))
     return {"valid": True, "events": len(ledger.events()), "root": root, "records": num_records, "judged": judged}
 
 
