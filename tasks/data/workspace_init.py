@@ -25,7 +25,7 @@ from tasks.data.pictures import SourcePicture, decode_picture
 from tasks.data.samples import manifest_rows, pack_name, unique_samples
 from tasks.data.shipped import shipped_file
 from tasks.deletion.suppression import is_near_suppressed, suppression_hash
-from tasks.files import write_atomically
+from tasks.files import check_writable, write_atomically
 from tasks.ledger.store import Ledger
 from tasks.workspace import Workspace
 
@@ -66,7 +66,7 @@ def check_directory(directory: Path) -> None:
 
     Raises:
         StateError: it is a workspace already.
-        InvalidInputError: it is a file, or other things are there.
+        InvalidInputError: it is a file, other things are there, or it can't be written to.
     """
     if directory.exists() and not directory.is_dir():
         raise InvalidInputError(f"{directory}: is a file, not a folder")
@@ -76,6 +76,7 @@ def check_directory(directory: Path) -> None:
     others -= {Path(".lethe"), Path(".lethe/keys"), Path(".lethe/ledger"), Path(_UNFINISHED)}
     if others:
         raise InvalidInputError(f"{directory}: is not empty, {min(others)} is there; give a new folder")
+    check_writable(directory / "params.yaml")
 
 
 def create_workspace(

@@ -168,6 +168,12 @@ def test_after_a_kill_the_same_command_succeeds(tmp_path: Path) -> None:
     assert not (tmp_path / "ws" / ".init.partial").exists()
 
 
+def test_a_workspace_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    with pytest.raises(InvalidInputError, match=r"file/ws/params\.yaml: can't be written: .*/file is not a folder$"):
+        check_directory(tmp_path / "file" / "ws")
+
+
 def test_a_workspace_without_pictures_is_a_workspace(tmp_path: Path) -> None:
     summary = create(tmp_path / "ws", [])
     assert (summary.samples, summary.owners) == (0, 0)
