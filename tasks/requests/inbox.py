@@ -174,8 +174,13 @@ def remove_request(item: InboxItem, pictures: Mapping[Path, Digest] | None = Non
 
 
 def remove_arrival(ws: Workspace, item: InboxItem) -> None:
-    """Delete an arrival's folder. A crash on the way leaves no arrival of fewer pictures: it's moved out first."""
+    """Delete an arrival's folder, unless it was changed meanwhile: then it's another arrival, whose known pictures count once.
+
+    A crash on the way leaves no arrival of fewer pictures: it's moved out first.
+    """
     erase_folder(_leaving(ws))
+    if _name_arrival(item.path) != item.name:
+        return
     item.path.rename(_leaving(ws))
     erase_folder(_leaving(ws))
 
@@ -264,8 +269,13 @@ def _read_arrival(path: Path, now: datetime) -> InboxItem | None:
     files = sorted(file for file in path.iterdir() if file.is_file())
     if not _left_alone([path, *files], now, SETTLED_SECONDS):
         return None
+    return InboxItem(name=_name_arrival(path), kind="arrival", path=path)
+
+
+def _name_arrival(path: Path) -> str:
+    files = sorted(file for file in path.iterdir() if file.is_file())
     digest = json_digest([[os.fsencode(file.name).hex(), _digest(file)] for file in files])
-    return InboxItem(name=f"arrival-{digest[:16]}", kind="arrival", path=path)
+    return f"arrival-{digest[:16]}"
 
 
 def _left_alone(paths: Iterable[Path], now: datetime, seconds: float) -> bool:

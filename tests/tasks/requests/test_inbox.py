@@ -305,6 +305,16 @@ def test_a_removed_arrival_is_gone(ws: Workspace) -> None:
     assert not [path for path in ws.inbox.rglob("*") if path.is_file()]
 
 
+def test_an_arrival_that_was_added_to_meanwhile_is_another_one_and_stays(ws: Workspace) -> None:
+    folder = put_arrival(ws)
+    item = only(ws)
+    (folder / "b.png").write_bytes(b"a picture that was not seen")
+    remove_arrival(ws, item)
+    assert only(ws).name != item.name
+    remove_arrival(ws, only(ws))
+    assert scan(ws) == []
+
+
 def test_a_removal_that_was_cut_short_is_no_arrival_and_is_finished_later(ws: Workspace) -> None:
     put_arrival(ws).rename(ws.inbox / ".leaving")
     assert scan(ws) == []
