@@ -16,7 +16,7 @@ has to reach it.
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NewType
 
@@ -26,7 +26,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from cdm_core.errors import StateError
-from tasks.data.git import run_git
+from tasks.data.git import run_git, write_git
 from tasks.files import PARTIAL_PATTERN, write_atomically
 from tasks.workspace import Workspace
 
@@ -137,6 +137,35 @@ def require_committed(ws: Workspace, shards: Iterable[int], *, in_cache: bool = 
         raise StateError(f"{ws.root}: packs or manifests are missing in the DVC cache; put them there with: lethe build")
 
 
+def restore_committed(ws: Workspace, shards: Iterable[int]) -> None:
+    """Put packs and manifests of `shards` back to what the present revision names: what a crash left half stored goes.
+
+    DVC sees no change while its cache lacks what it would compare with, so what is missing is fetched first; nothing is touched unless all
+    of it is there. If DVC tells of nothing but a missing cache, and no remote fills it, what lies there stays for `lethe build` to version.
+
+    Raises:
+        StateError: git fails, or some of it was changed and what it was before is neither in the cache nor in the remote.
+    """
+    shards = list(shards)
+    found = _find_deviations(ws, shards)
+    if not found:
+        return
+    paths = [str(path) for shard in shards for path in (ws.packs(shard), ws.manifest(shard))]
+    write_git(ws.root, "restore", "--source=HEAD", "--staged", "--worktree", "--", *(f"{path}.dvc" for path in paths))
+    with suppress(StateError), open_repo(ws) as repo:
+        repo.fetch(paths)
+    if _NOT_IN_CACHE not in _find_deviations(ws, shards):
+        with open_repo(ws) as repo:
+            repo.checkout(paths, force=True)
+    elif found != {_NOT_IN_CACHE}:
+        raise StateError(f"{ws.root}: packs or manifests of the present revision are neither in the DVC cache nor in the remote")
+
+
+def committed_last(ws: Workspace, message: str, parent: str) -> bool:
+    """Whether the present revision is the one that a commit of that message made of `parent`."""
+    return run_git(ws.root, "log", "-1", "--format=%P %s").strip() == f"{parent} {message}"
+
+
 def _find_deviations(ws: Workspace, shards: Iterable[int]) -> set[str]:
     """What DVC calls the states of packs and manifests that aren't as committed: "modified", "deleted", "not in cache"…"""
     data_files = [f"{path}.dvc" for shard in shards for path in (ws.packs(shard), ws.manifest(shard))]
@@ -173,9 +202,9 @@ def open_repo(ws: Workspace) -> Iterator[Repo]:
 def _commit(ws: Workspace, message: str) -> Revision:
     tracked = sorted(str(path.relative_to(ws.root)) for pattern in _TRACKED for path in ws.root.glob(pattern))
     # Named one by one: requests and other files of a user's never get into the history.
-    run_git(ws.root, "add", "--", *tracked)
+    write_git(ws.root, "add", "--", *tracked)
     if run_git(ws.root, "diff", "--cached", "--name-only", "--", *tracked):
-        run_git(ws.root, "commit", "--quiet", f"--message={message}", "--", *tracked)
+        write_git(ws.root, "commit", "--quiet", f"--message={message}", "--", *tracked)
     return data_revision(ws)
 
 

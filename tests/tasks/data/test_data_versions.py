@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 import subprocess
@@ -9,7 +10,17 @@ from small_workspace import SECRET, make_small_workspace, sample, stored_objects
 
 from cdm_core.errors import StateError
 from cdm_core.sharding.partition import compute_owner_key
-from tasks.data.data_versions import commit_data, commit_training, data_revision, init_repository, is_committed, is_up_to_date
+from tasks.data.data_versions import (
+    commit_data,
+    commit_training,
+    committed_last,
+    data_revision,
+    init_repository,
+    is_committed,
+    is_up_to_date,
+    open_repo,
+    restore_committed,
+)
 from tasks.data.git import run_git
 from tasks.data.manifest_store import load_manifest
 from tasks.data.samples import add_samples, remove_samples
@@ -96,6 +107,59 @@ def test_a_commit_cut_short_before_the_push_is_finished_by_the_next(small: Works
     assert new < stored_objects(small)["remote"]
 
 
+@pytest.mark.parametrize("cut", ["before DVC", "before git", "without the remote", "without the cache"])
+def test_what_was_not_committed_is_taken_back(small: Workspace, cut: str) -> None:
+    before, revision = _read_data(small), data_revision(small)
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    add_samples(small, compute_owner_key(SECRET, "emil"), 0, 1, [sample(201)])
+    if cut == "before git":
+        with open_repo(small) as repo:
+            repo.add([str(small.packs(0)), str(small.manifest(0))], relink=False)
+        run_git(small.root, "add", "data_packs/shard-0.dvc")
+    if cut.startswith("without"):
+        shutil.rmtree(small.dvc_remote if cut == "without the remote" else small.dvc_cache)
+    restore_committed(small, [0])
+    assert _read_data(small) == before
+    assert is_committed(small, [0])
+    assert (run_git(small.root, "status", "--porcelain"), data_revision(small)) == ("", revision)
+
+
+def test_without_cache_and_remote_what_lies_there_stays(small: Workspace) -> None:
+    before = _read_data(small)
+    for store in (small.dvc_cache, small.dvc_remote):
+        shutil.rmtree(store)
+    restore_committed(small, [0])
+    assert _read_data(small) == before
+    # With a part of them back, DVC sees that something was changed; still nothing may be lost.
+    pack = (small.packs(0) / f"{ANNA}.tar").read_bytes()
+    commit_data(small, [0], "Back")
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    changed, held = _read_data(small), hashlib.md5(pack, usedforsecurity=False).hexdigest()
+    for store in (small.dvc_cache, small.dvc_remote):
+        (store / "files" / "md5" / held[:2] / held[2:]).unlink()
+    with pytest.raises(StateError, match=r"packs or manifests of the present revision are neither in the DVC cache nor in the remote$"):
+        restore_committed(small, [0])
+    assert _read_data(small) == changed
+
+
+def test_a_commit_is_known_by_its_message_and_the_revision_before(small: Workspace) -> None:
+    before = data_revision(small)
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    after = commit_data(small, [0], "Arrival")
+    assert committed_last(small, "Arrival", before)
+    assert not committed_last(small, "Another", before)
+    assert not committed_last(small, "Arrival", after)
+
+
+def test_a_lock_that_a_killed_git_left_is_in_no_commits_way(small: Workspace) -> None:
+    lock = small.root / ".git" / "index.lock"
+    lock.touch()
+    os.utime(lock, (0, 0))
+    before = data_revision(small)
+    add_samples(small, ANNA, 0, 1, [sample(200)])
+    assert commit_data(small, [0], "Arrival") != before
+
+
 def test_other_files_of_the_user_stay_out_of_the_history(small: Workspace) -> None:
     (small.root / "request.yaml").write_text("owner_ids: [anna]")
     (small.root / "data_packs" / ".half.partial").write_text("x")
@@ -176,3 +240,8 @@ def _look_at_files(ws: Workspace) -> dict[Path, tuple[int, int]]:
     ]
     assert files
     return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in files}
+
+
+def _read_data(ws: Workspace) -> dict[Path, bytes]:
+    """Packs and manifests by path."""
+    return {path: path.read_bytes() for pattern in ("data_packs/*/*.tar", "data_manifests/*.parquet") for path in ws.root.glob(pattern)}

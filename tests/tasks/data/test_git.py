@@ -1,9 +1,13 @@
+import os
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from cdm_core.errors import StateError
-from tasks.data.git import read_blobs, run_git
+from tasks.data import git
+from tasks.data.git import STALE_SECONDS, read_blobs, run_git, write_git
 
 
 def make_repository(root: Path) -> None:
@@ -58,3 +62,45 @@ def test_files_of_a_revision_are_read_together_and_as_they_are(tmp_path: Path) -
     assert read_blobs(tmp_path, []) == []
     with pytest.raises(StateError, match=r": git cat-file: HEAD:nothing is missing$"):
         read_blobs(tmp_path, ["HEAD:two", "HEAD:nothing"])
+
+
+@pytest.mark.parametrize("name", ["index.lock", "HEAD.lock", "refs/heads/main.lock"])
+def test_a_lock_that_a_killed_git_left_is_freed_once_it_is_old(tmp_path: Path, name: str) -> None:
+    make_repository(tmp_path)
+    leave_lock(tmp_path, name, age=STALE_SECONDS + 1)
+    (tmp_path / "file").write_text("2")
+    write_git(tmp_path, "add", "file")
+    write_git(tmp_path, "commit", "--quiet", "--message=Two")
+    assert run_git(tmp_path, "rev-list", "--count", "HEAD") == "2\n"
+
+
+def test_a_fresh_lock_is_waited_for_and_then_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_repository(tmp_path)
+    lock = leave_lock(tmp_path, "index.lock", age=-60)
+    monkeypatch.setattr(git, "STALE_SECONDS", 0.3)
+    with pytest.raises(StateError, match=r": git: another git command has locked \.git/index\.lock; try again when it has ended$"):
+        write_git(tmp_path, "add", "file")
+    assert lock.exists()
+    monkeypatch.setattr(git.time, "sleep", lambda seconds: lock.unlink())
+    write_git(tmp_path, "add", "file")
+
+
+def test_the_lock_of_a_git_that_is_at_work_in_the_workspace_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_repository(tmp_path)
+    lock = leave_lock(tmp_path, "index.lock", age=STALE_SECONDS + 1)
+    monkeypatch.setattr(git, "STALE_SECONDS", 0.3)
+    with subprocess.Popen(["git", "cat-file", "--batch"], cwd=tmp_path, stdin=subprocess.PIPE) as user:
+        with pytest.raises(StateError, match="another git command has locked"):
+            write_git(tmp_path, "add", "file")
+        assert lock.exists()
+        user.communicate()
+    write_git(tmp_path, "add", "file")
+    assert not lock.exists()
+
+
+def leave_lock(root: Path, name: str, *, age: float) -> Path:
+    """What a git that was killed so many seconds ago has left."""
+    lock = root / ".git" / name
+    lock.touch()
+    os.utime(lock, (time.time() - age, time.time() - age))
+    return lock
