@@ -2,12 +2,14 @@
 
 Only one flow runs at a time in a workspace, so a case that the ledger shows under way while the flow's lock is free was killed. It is
 finished first: a new flow must not build on a model whose deletion is half done, nor compose from adapters that are about to be purged.
+Nothing of the kind is to be feared of an arrival whose samples are committed, so one that can't be finished is said and left to the next
+flow: no deletion waits for what somebody wants to teach.
 
-So are requests whose hold has ended. What one of them named may have been erased meanwhile, on another's request: it is refused then, which
+Requests whose hold has ended are carried out here, too. What one of them named may have been erased meanwhile, on another's request: it is refused then, which
 is its own answer and not that of the command that came upon it.
 """
 
-from cdm_core.errors import InvalidInputError, RequestRefusedError, StateError, SuppressedError
+from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, StateError, SuppressedError
 from flows.console import say
 from tasks.clock import utc_now
 from tasks.ledger.case import Case
@@ -26,9 +28,12 @@ def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
     """Run every interrupted case to its end, oldest first, but the one that the caller is about to run; call it inside a flow session.
 
     Raises:
-        StateError: one that had been begun can't be finished.
+        StateError: a deletion that had been begun can't be finished.
     """
+    from tasks.models.learning import settle_arrivals
+
     settle_refusals(ws)
+    settle_arrivals(ws)
     sweep_kept(ws)
     sweep_holds(ws, utc_now())
     for stored in Ledger(ws).requests():
@@ -41,16 +46,15 @@ def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
 
 
 def _finish(ws: Workspace, stored: StoredRequest) -> None:
-    planned = Case(ws, stored.request_id).find("planned") or {}
-    try:
-        if "plan_digest" in planned or stored.status == "received":
+    case = Case(ws, stored.request_id)
+    planned = case.find("planned") or {}
+    if "plan_digest" in planned or stored.status == "received":
+        try:
             _forget(ws, stored)
-        elif Case(ws, stored.request_id).find("stored") is not None:  # else nothing has changed, and the pictures may be handed in again
-            from flows.learn import learn
-
-            learn(str(ws.root), stored.request_id, int(str(planned["shard"])))
-    except (RequestRefusedError, InvalidInputError, SuppressedError) as error:  # the caller would take it for an answer to its own item
-        raise StateError(f"request {stored.request_id}: was cut short and can't be finished: {error}") from error
+        except (RequestRefusedError, InvalidInputError, SuppressedError) as error:  # the caller would take it for an answer to its own item
+            raise StateError(f"request {stored.request_id}: was cut short and can't be finished: {error}") from error
+    elif case.find("stored") is not None:  # else nothing has changed, and the pictures may be handed in again
+        _learn(ws, stored.request_id, int(str(planned["shard"])))
 
 
 def _forget(ws: Workspace, stored: StoredRequest) -> None:
@@ -68,3 +72,12 @@ def _forget(ws: Workspace, stored: StoredRequest) -> None:
     after = Ledger(ws).request(stored.request_id)
     if after is not None and after.answer is not None:
         retell_outcome(ws, after.answer)
+
+
+def _learn(ws: Workspace, request_id: str, shard: int) -> None:
+    from flows.learn import learn
+
+    try:
+        learn(str(ws.root), request_id, shard)
+    except LetheError as error:
+        say(f"{request_id} could not be finished: {error}")

@@ -1,13 +1,18 @@
-"""What the learn flow does to a workspace around the training and evaluation that it shares with forgetting."""
+"""What the learn flow does to a workspace around the training and evaluation that it shares with forgetting.
 
-from collections.abc import Sequence
+An arrival that was cut short before the ledger held it as stored must not be in the way of what comes next, a deletion above all. So the
+next flow settles it first: if its samples were committed it's learnt, else they are taken back, and its owner may hand them in again. It's
+planned anew then, on what serves by that time.
+"""
+
+from collections.abc import Mapping, Sequence
 
 from cdm_core.composition.document import Composition
 from cdm_core.digests import Json
 from cdm_core.errors import StateError
 from cdm_core.evaluation.quality_gate import GateResult
 from tasks.clock import utc_now
-from tasks.data.data_versions import commit_training, data_revision, require_committed
+from tasks.data.data_versions import commit_training, committed_last, data_revision, require_committed, restore_committed
 from tasks.deletion.suppression import refuse_resurrected
 from tasks.ledger.case import Case, Served, read_served
 from tasks.ledger.store import Ledger
@@ -15,32 +20,63 @@ from tasks.models.compositions import expert_of, load_composition, replace_exper
 from tasks.models.deciding import Judged, Work, audit_run, close_run, decide
 from tasks.models.evaluation import PictureRequest, ShardDescription
 from tasks.models.release import champion_composition
-from tasks.requests.arrivals import Arrival, store_arrival
-from tasks.training.shard_training import TrainedShard
+from tasks.requests.arrivals import Arrival, arrival_message, commit_arrival, count_new, refuse_suppressed, store_arrival
+from tasks.training.shard_training import TrainedShard, steps_left
 from tasks.workspace import Workspace
 
 
 def receive_arrival(ws: Workspace, arrival: Arrival) -> Case:
-    """Record the arrival in the ledger and store its samples.
+    """Record the arrival in the ledger and store its samples; call it inside the flow's lock, once what was cut short is settled.
 
     Raises:
         StateError: nothing has been built, or the data isn't that of its revision, or what was erased is back.
+        SuppressedError: a picture was erased on request since the arrival was read.
     """
     serving = champion_composition(ws)
     if serving is None:
         raise StateError("there is no model to teach; run: lethe build")
     case, ledger = Case(ws, arrival.request_id), Ledger(ws)
+    if case.find("stored") is not None:
+        return case
+    refuse_suppressed(ws, ledger, arrival.samples)
+    require_committed(ws, ws.settings().shard_ids)
+    refuse_resurrected(ws)
     ledger.receive(arrival.request_id, "arrival", arrival.digest, b"", utc_now())
-    if case.find("planned") is None:
-        require_committed(ws, ws.settings().shard_ids)
-        refuse_resurrected(ws)
-        before: dict[str, Json] = {"version": serving[0], "composition": serving[1].digest, "dvc_revision": data_revision(ws)}
-        place: dict[str, Json] = {"owner_key": arrival.owner_key, "shard": arrival.shard, "stage": arrival.stage}
-        case.finish("planned", {**before, **place, "samples": len(arrival.samples)}, status="planned")
-    num_new, revision = store_arrival(ws, arrival)
-    if case.find("stored") is None:
-        case.finish("stored", {"new_samples": num_new, "dvc_revision": revision}, status="retraining")
+    before: dict[str, Json] = {"version": serving[0], "composition": serving[1].digest, "dvc_revision": data_revision(ws)}
+    place: dict[str, Json] = {"owner_key": arrival.owner_key, "shard": arrival.shard, "stage": arrival.stage}
+    counts: dict[str, Json] = {"samples": len(arrival.samples), "new_samples": count_new(ws, arrival)}
+    case.finish("planned", {**before, **place, **counts}, status="planned")
+    _record_stored(case, *store_arrival(ws, arrival))
     return case
+
+
+def settle_arrivals(ws: Workspace) -> None:
+    """Bring every arrival that was cut short while it was stored to one side or the other; call it inside the flow's lock.
+
+    Raises:
+        StateError: DVC or git fails.
+    """
+    for stored in Ledger(ws).requests():
+        case = Case(ws, stored.request_id)
+        planned = case.find("planned") if stored.status == "planned" else None
+        if planned is not None and "owner_key" in planned:
+            _settle(case, planned)
+
+
+def _settle(case: Case, planned: Mapping[str, Json]) -> None:
+    shard, num_samples = int(str(planned["shard"])), int(str(planned["samples"]))
+    if committed_last(case.ws, arrival_message(num_samples), parent=str(planned["dvc_revision"])):
+        num_new = int(str(planned.get("new_samples", num_samples)))  # an earlier release didn't tell the new from the known
+        _record_stored(case, num_new, commit_arrival(case.ws, shard, num_samples))
+        return
+    restore_committed(case.ws, [shard])
+    case.finish("taken_back", {"shard": shard, "dvc_revision": data_revision(case.ws)}, status="received")
+
+
+def _record_stored(case: Case, num_new: int, revision: str) -> None:
+    """With the steps that this leaves to train, which a training that is cut short and gone on with couldn't tell any more."""
+    steps = steps_left(case.ws, int(str(case.finished("planned")["shard"])))
+    case.finish("stored", {"new_samples": num_new, "dvc_revision": revision, "steps": steps}, status="retraining")
 
 
 def compose_learned(case: Case, trained: TrainedShard, descriptions: Sequence[ShardDescription]) -> tuple[Composition, Composition]:
@@ -65,12 +101,13 @@ def decide_learned(
 ) -> Served:
     """Sign, log and promote or ask, as after forgetting."""
     planned, stored = case.finished("planned"), case.finished("stored")
+    steps = int(str(stored.get("steps", trained.steps)))  # an earlier release counted what the last attempt had to train
     work = Work(
         kind="learn",
         shards_hit=(trained.shard,),
         samples_removed=0,
         samples_added=int(str(stored["new_samples"])),
-        steps_retrained=trained.steps,
+        steps_retrained=steps,
         steps_full_build=steps_full_build,
         stopped_version=None,
         earlier_records=(),
@@ -80,7 +117,7 @@ def decide_learned(
         "dvc_revision_before": planned["dvc_revision"],
         "dvc_revision_after": stored["dvc_revision"],
         "checkpoints": {str(trained.shard): list(trained.chain)},
-        "steps": trained.steps,
+        "steps": steps,
     }
     judged = Judged(before=before, candidate=candidate, gate=gate, pictures=pictures)
     return decide(case, judged, work, read_served(planned), content)

@@ -66,16 +66,18 @@ def stage_steps(manifest: pd.DataFrame, settings: Settings) -> list[int]:
     return [num_steps(len(stage_samples(manifest, stage)), settings.training, stage) for stage in range(settings.stages)]
 
 
+def steps_left(workspace: Workspace, shard: int) -> int:
+    """Optimiser steps that training a shard takes today, after the stages that the checkpoint store holds."""
+    settings, store, manifest = workspace.settings(), CheckpointStore(workspace.checkpoints), load_manifest(workspace, shard)
+    reused = num_reusable_stages(plan_chain(manifest, shard, settings), store.has)
+    return sum(stage_steps(manifest, settings)[reused:])
+
+
 def longest_first(workspace: Workspace, shards: Sequence[int]) -> list[int]:
     """Shards by the steps that training them takes today, so that no worker begins the longest when the others are done."""
     if len(shards) < 2:
         return list(shards)
-    settings, store = workspace.settings(), CheckpointStore(workspace.checkpoints)
-    left = {}
-    for shard in shards:
-        manifest = load_manifest(workspace, shard)
-        reused = num_reusable_stages(plan_chain(manifest, shard, settings), store.has)
-        left[shard] = sum(stage_steps(manifest, settings)[reused:])
+    left = {shard: steps_left(workspace, shard) for shard in shards}
     return sorted(shards, key=lambda shard: -left[shard])
 
 
