@@ -5,8 +5,8 @@ finished first: a new flow must not build on a model whose deletion is half done
 Nothing of the kind is to be feared of an arrival whose samples are committed, so one that can't be finished is said and left to the next
 flow: no deletion waits for what somebody wants to teach.
 
-Requests whose hold has ended are carried out here, too. What one of them named may have been erased meanwhile, on another's request: it is refused then, which
-is its own answer and not that of the command that came upon it.
+Requests whose hold has ended are carried out here, too. What one of them named may have been erased meanwhile, on another's request: it is
+refused then, which is its own answer and not that of the command that came upon it.
 """
 
 from cdm_core.errors import InvalidInputError, LetheError, RequestRefusedError, StateError, SuppressedError
@@ -52,6 +52,9 @@ def _finish(ws: Workspace, stored: StoredRequest) -> None:
         try:
             _forget(ws, stored)
         except (RequestRefusedError, InvalidInputError, SuppressedError) as error:  # the caller would take it for an answer to its own item
+            if stored.status == "received":  # nothing of it was begun, so nobody else need wait
+                say(f"{stored.request_id} waits on: {error}")
+                return
             raise StateError(f"request {stored.request_id}: was cut short and can't be finished: {error}") from error
     elif case.find("stored") is not None:  # else nothing has changed, and the pictures may be handed in again
         _learn(ws, stored.request_id, int(str(planned["shard"])))
