@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,9 @@ from tasks.data.manifest_store import load_manifest
 from tasks.data.packs import read_pack
 from tasks.files import PARTIAL_PATTERN
 from tasks.workspace import Workspace
+
+OnErased = Callable[[Mapping[str, int]], None]
+"""Told how many objects have gone, by store."""
 
 _OBJECT_ID = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?")
 
@@ -113,11 +116,15 @@ def objects_to_erase(ws: Workspace, hits: pd.DataFrame, *, clean_adapters: Colle
         return (_with_contents(tainted, stores) | in_cache) - kept
 
 
-def erase_objects(ws: Workspace, object_ids: Collection[str]) -> dict[str, int]:
+def ignore_counts(counts: Mapping[str, int]) -> None:
+    """For a caller who keeps no count of what was erased before a crash."""
+
+
+def erase_objects(ws: Workspace, object_ids: Collection[str], *, on_erased: OnErased = ignore_counts) -> dict[str, int]:
     """Delete the objects in the cache and every remote, and prove that they are gone; returns how many each store held.
 
     Run-cache entries that mention them, half-written files in the working tree and DVC's own notes of file states go with them. A
-    second call finds nothing and returns zeros.
+    second call finds nothing and returns zeros; `on_erased` is told how many a store held as soon as they are gone there.
 
     Raises:
         VerificationError: something is still there.
@@ -131,10 +138,9 @@ def erase_objects(ws: Workspace, object_ids: Collection[str]) -> dict[str, int]:
                     store.delete(path)
         for directories in (False, True):
             for store in stores:
-                for object_id, path in store.objects().items():
-                    if object_id in erased and object_id.endswith(".dir") == directories:
-                        store.delete(path)
-                        counts[store.name] += 1
+                num_erased = _delete(store, {object_id for object_id in erased if object_id.endswith(".dir") == directories})
+                on_erased({store.name: num_erased})
+                counts[store.name] += num_erased
     for file in _data_files(ws):
         if file.match(PARTIAL_PATTERN):
             file.unlink()
@@ -175,6 +181,14 @@ def open_stores(ws: Workspace) -> Iterator[list[DataStore]]:
             DataStore(name="dvc_cache", fs=cache.fs, path=cache.path),
             *(DataStore(name="dvc_remote", fs=remote.fs, path=remote.path) for remote in remotes),
         ]
+
+
+def _delete(store: DataStore, object_ids: Collection[str]) -> int:
+    """Delete those of the objects that a store holds; returns how many."""
+    doomed = [path for object_id, path in store.objects().items() if object_id in object_ids]
+    for path in doomed:
+        store.delete(path)
+    return len(doomed)
 
 
 def _find(stores: list[DataStore], object_id: str) -> bytes | None:

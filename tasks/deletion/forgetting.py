@@ -31,7 +31,7 @@ from tasks.requests.identities import keep_outcomes
 from tasks.requests.intake import read_format, read_syntax
 from tasks.requests.request_images import images_folder, with_kept_images
 from tasks.training.checkpoints import CheckpointStore
-from tasks.training.shard_training import TrainedShard
+from tasks.training.shard_training import TrainedShard, training_left
 from tasks.workspace import Workspace
 
 IDENTITY = "the request's bytes were signed with a registered issuer's key"
@@ -165,9 +165,14 @@ def compose_stopped(ws: Workspace, plan: ForgetPlan, serving: Composition) -> Co
 
 
 def remove_data(case: Case) -> None:
-    """Take the samples out of packs and manifests."""
+    """Take the samples out of packs and manifests, and record what that leaves to train."""
+    plan = kept_plan(case)
     if case.find("removed") is None:
-        remove_samples(case.ws, kept_plan(case).hit_frame())
+        remove_samples(case.ws, plan.hit_frame())
+    if case.find("training") is None:
+        left = {str(shard.shard): training_left(case.ws, shard.shard) for shard in plan.shards}
+        reused: dict[str, Json] = {shard: stages for shard, (stages, _) in left.items()}
+        case.finish("training", {"stages_reused": reused, "steps": sum(steps for _, steps in left.values())})
 
 
 def commit_removal(case: Case) -> str:
@@ -192,13 +197,21 @@ def compose_candidate(
     """(what served before the request, the candidate with the retrained shards)."""
     stopped = case.finished("stopped")
     if case.find("retrained") is None:
-        case.finish("retrained", {"steps": sum(shard.steps for shard in trained), "seconds": sum(shard.seconds for shard in trained)})
+        case.finish("retrained", {"steps": case.finished("training")["steps"], "seconds": training_seconds(case, trained)})
     described = {description.shard: description for description in descriptions}
     experts = [expert_of(shard, described[shard.shard]) for shard in trained]
     base = load_composition(case.ws, read_served(stopped).composition)
     candidate = replace_experts(case.ws.settings(), base, [shard.shard for shard in trained], experts)
     save_composition(case.ws, candidate)
     return served_before(case), candidate
+
+
+def training_seconds(case: Case, trained: Sequence[TrainedShard]) -> float:
+    """What training took, with the stages that an attempt finished before it was cut short; at least, since one cut short isn't counted."""
+    store, reused = CheckpointStore(case.ws.checkpoints), case.finished("training")["stages_reused"]
+    assert isinstance(reused, Mapping), "we wrote it"
+    earlier = (key for shard in trained for key in shard.chain[int(str(reused[str(shard.shard)])) : shard.stages_reused])
+    return sum(shard.seconds for shard in trained) + sum(store.seconds(key) for key in earlier)
 
 
 def register_candidate(case: Case, candidate: Composition) -> int:

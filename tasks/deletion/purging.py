@@ -2,9 +2,14 @@
 
 What may stay is worked out from today's manifests, whose samples are all allowed; everything else of the hit shards goes, of whatever
 age. So nothing depends on remembering what was made from the deleted data.
+
+What is gone can't be counted any more after a crash, so how many objects went is an `erased` event of the ledger as soon as they are gone
+from a store, and the counts that answer and record give are the sums over all attempts. Nothing is counted twice; what a crash falls on
+between the first deletion in a store and its event is not counted, so after a crash the counts say "at least".
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cdm_core.composition.document import Composition
 from cdm_core.digests import Digest, Json, sha256_digest
@@ -35,6 +40,30 @@ from tasks.training.shard_training import plan_chain
 from tasks.workspace import Workspace
 
 
+@dataclass(slots=True)
+class Tally:
+    """Counts what goes, by store, over all attempts at a case's purge."""
+
+    case: Case
+    stores: dict[str, None] = field(default_factory=dict)
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Record how many objects have just gone from each store."""
+        self.stores |= dict.fromkeys(counts)
+        erased: dict[str, Json] = {store: count for store, count in counts.items() if count}
+        if erased:
+            self.case.finish("erased", {"counts": erased})
+
+    def sum(self) -> dict[str, int]:
+        """How many went from each store that this attempt came by, by this attempt and by those before it."""
+        totals = dict.fromkeys(self.stores, 0)
+        for event in self.case.each("erased"):
+            assert isinstance(event["counts"], Mapping), "we wrote it"
+            for store, count in event["counts"].items():
+                totals[store] = totals.get(store, 0) + int(str(count))
+        return totals
+
+
 def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures: list[PictureRequest]) -> dict[str, int]:
     """Suppress the plan's samples and erase them and what was made of them; returns how many objects went, by store."""
     if done := case.find("purged"):
@@ -50,8 +79,10 @@ def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures
     suppress_bands(case.ws, list(zip(names, plan.perceptual_bands, strict=False)), utc_now())  # a plan of an earlier release has none
     candidate = read_served(decided)
     kept = {serving[0]: serving[1], candidate.version: load_composition(case.ws, candidate.composition)}
-    counts = erase_tainted(case.ws, plan, kept=kept, descriptions=descriptions, pictures=pictures)
-    counts["identities"] = forget_identities(case.ws, plan.owners)
+    tally = Tally(case)
+    erase_tainted(case.ws, plan, tally, kept=kept, descriptions=descriptions, pictures=pictures)
+    tally.add({"identities": forget_identities(case.ws, plan.owners)})
+    counts = tally.sum()
     case.finish("purged", {"counts": counts, "suppressed": len(hashes), "suppression": sha256_digest("\n".join(hashes).encode())})
     return counts
 
@@ -59,16 +90,18 @@ def purge_request(case: Case, descriptions: Sequence[ShardDescription], pictures
 def erase_tainted(
     ws: Workspace,
     plan: ForgetPlan,
+    tally: Tally,
     *,
     kept: Mapping[int, Composition],
     descriptions: Sequence[ShardDescription],
     pictures: list[PictureRequest],
-) -> dict[str, int]:
+) -> None:
     """Erase in every store, and list each again.
 
     Args:
         ws: the workspace, from whose manifests the samples are gone.
         plan: what was to be forgotten.
+        tally: told what has gone, store by store.
         kept: the serving and the candidate composition by version; both are clean.
         descriptions: today's shard descriptions.
         pictures: today's evaluation pictures.
@@ -84,19 +117,18 @@ def erase_tainted(
     if any(expert.adapter in tainted for composition in kept.values() for expert in composition.experts):
         raise VerificationError("purge: a composition that is to stay holds an adapter that is to go")
     clean_adapters = {adapter for adapters in clean.values() for adapter in adapters}
-    counts = dict(erase_objects(ws, objects_to_erase(ws, plan.hit_frame(), clean_adapters=clean_adapters)))
-    counts |= erase_versions(ws, keep_versions=set(kept), tainted=tainted)
-    counts["checkpoints"] = store.erase_shards(hit_shards, keep={key for shard in hit_shards for key in chains[shard]})
-    counts["compositions"] = _erase_compositions(ws, tainted)
-    counts["generated_pictures"] = erase_generated_but(ws, list(kept.values()), pictures)
-    counts["grids"] = erase_folder(ws.cache / "grids")
-    counts["reports"] = erase_report(ws)
-    counts["classifiers"] = erase_classifiers(ws)
-    counts["sample_indices"] = erase_stale_indices(ws)
-    counts["shard_descriptions"] = erase_descriptions_but(ws, list(descriptions))
+    erase_objects(ws, objects_to_erase(ws, plan.hit_frame(), clean_adapters=clean_adapters), on_erased=tally.add)
+    tally.add(erase_versions(ws, keep_versions=set(kept), tainted=tainted))
+    tally.add({"checkpoints": store.erase_shards(hit_shards, keep={key for shard in hit_shards for key in chains[shard]})})
+    tally.add({"compositions": _erase_compositions(ws, tainted)})
+    tally.add({"generated_pictures": erase_generated_but(ws, list(kept.values()), pictures)})
+    tally.add({"grids": erase_folder(ws.cache / "grids")})
+    tally.add({"reports": erase_report(ws)})
+    tally.add({"classifiers": erase_classifiers(ws)})
+    tally.add({"sample_indices": erase_stale_indices(ws)})
+    tally.add({"shard_descriptions": erase_descriptions_but(ws, list(descriptions))})
     for composition in kept.values():
         adapter_files(ws, composition)  # raises if what stays has lost a file
-    return counts
 
 
 def close_request(case: Case) -> dict[str, Json]:

@@ -42,6 +42,11 @@ class Case:
                 ledger.set_status(self.request_id, status)
         return event.body
 
+    def each(self, step: str) -> list[Mapping[str, Json]]:
+        """What the ledger holds of a step that may happen several times in one round, oldest first."""
+        since = max((again.seq for again in self._rounds()), default=0)
+        return [event.body for event in Ledger(self.ws).events(request_id=self.request_id, kind=step) if event.seq > since]
+
     def step_key(self, step: str) -> str:
         """Names a step's record, run and version, so that repeating it finds them; in a later round they are others."""
         rounds = len(self._rounds())

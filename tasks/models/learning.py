@@ -21,7 +21,7 @@ from tasks.models.deciding import Judged, Work, audit_run, close_run, decide
 from tasks.models.evaluation import PictureRequest, ShardDescription
 from tasks.models.release import champion_composition
 from tasks.requests.arrivals import Arrival, arrival_message, commit_arrival, count_new, refuse_suppressed, store_arrival
-from tasks.training.shard_training import TrainedShard, steps_left
+from tasks.training.shard_training import TrainedShard, training_left
 from tasks.workspace import Workspace
 
 
@@ -75,7 +75,7 @@ def _settle(case: Case, planned: Mapping[str, Json]) -> None:
 
 def _record_stored(case: Case, num_new: int, revision: str) -> None:
     """With the steps that this leaves to train, which a training that is cut short and gone on with couldn't tell any more."""
-    steps = steps_left(case.ws, int(str(case.finished("planned")["shard"])))
+    steps = training_left(case.ws, int(str(case.finished("planned")["shard"])))[1]
     case.finish("stored", {"new_samples": num_new, "dvc_revision": revision, "steps": steps}, status="retraining")
 
 

@@ -6,7 +6,8 @@ that was put in another's place, is refused, not used. An entry that an older Le
 refers to its adapter, and its stage is trained again.
 
 The JSON also holds the parts of the key (`cdm_core.stage_origin`) and, in `why`, how they differed from what the store held when the
-checkpoint was made: after an erasure there is nothing left to compare with. Counts and digests, never a sample id.
+checkpoint was made: after an erasure there is nothing left to compare with. Counts and digests, never a sample id. And `seconds`, what
+training the stage took: a training that is cut short and gone on with couldn't tell otherwise.
 """
 
 import json
@@ -59,16 +60,25 @@ class CheckpointStore:
             raise VerificationError(f"checkpoint {key[:12]}: its bytes are not those that were stored; delete it and run again")
         return content
 
+    def seconds(self, key: Digest) -> float:
+        """How long the adapter took to train; nothing where its entry doesn't tell, since an earlier release made it."""
+        seconds = self._read_entry(key).get("seconds")
+        return float(seconds) if isinstance(seconds, int | float) else 0.0
+
     def path(self, key: Digest) -> Path:
         """The adapter's file."""
         return self._content(key)
 
-    def write(self, key: Digest, content: bytes, *, shard: int, stage: int, origin: StageOrigin | None = None) -> None:
-        """Store an adapter under its key, with what it was made of."""
+    def write(
+        self, key: Digest, content: bytes, *, shard: int, stage: int, origin: StageOrigin | None = None, seconds: float | None = None
+    ) -> None:
+        """Store an adapter under its key, with what it was made of and how long that took."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entry: dict[str, Json] = {"key": key, "adapter": sha256_digest(content), "shard": shard, "stage": stage}
         if origin is not None:
             entry |= {"origin": asdict(origin), "why": explain_rebuild(origin, self.origins(shard, stage))}
+        if seconds is not None:
+            entry["seconds"] = seconds
         write_atomically(self._content(key), content)
         write_atomically(self._entry(key), canonical_json(entry))
 

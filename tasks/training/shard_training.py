@@ -66,18 +66,18 @@ def stage_steps(manifest: pd.DataFrame, settings: Settings) -> list[int]:
     return [num_steps(len(stage_samples(manifest, stage)), settings.training, stage) for stage in range(settings.stages)]
 
 
-def steps_left(workspace: Workspace, shard: int) -> int:
-    """Optimiser steps that training a shard takes today, after the stages that the checkpoint store holds."""
+def training_left(workspace: Workspace, shard: int) -> tuple[int, int]:
+    """Of a shard's training today: (stages that the checkpoint store holds, optimiser steps that the others take)."""
     settings, store, manifest = workspace.settings(), CheckpointStore(workspace.checkpoints), load_manifest(workspace, shard)
     reused = num_reusable_stages(plan_chain(manifest, shard, settings), store.has)
-    return sum(stage_steps(manifest, settings)[reused:])
+    return reused, sum(stage_steps(manifest, settings)[reused:])
 
 
 def longest_first(workspace: Workspace, shards: Sequence[int]) -> list[int]:
     """Shards by the steps that training them takes today, so that no worker begins the longest when the others are done."""
     if len(shards) < 2:
         return list(shards)
-    left = {shard: steps_left(workspace, shard) for shard in shards}
+    left = {shard: training_left(workspace, shard)[1] for shard in shards}
     return sorted(shards, key=lambda shard: -left[shard])
 
 
@@ -100,11 +100,11 @@ def train_shard(workspace: Workspace, shard: int) -> TrainedShard:
         origins = plan_origins(manifest, shard, settings)
         adapter = adapter_from_bytes(store.read(chain[reused - 1])) if reused else initial_adapter(model, shard)
         for stage in range(reused, len(chain)):
-            position = StagePosition(shard=shard, stage=stage)
+            position, begun = StagePosition(shard=shard, stage=stage), time.monotonic()
             samples = load_stage(workspace, stage_samples(manifest, stage))
             trained = train_stage(backbone, model, adapter, samples, position, settings.training, on_step=lambda: report_progress("steps"))
-            adapter = require_finite(trained, position)
-            store.write(chain[stage], adapter_to_bytes(adapter), shard=shard, stage=stage, origin=origins[stage])
+            adapter, seconds = require_finite(trained, position), time.monotonic() - begun
+            store.write(chain[stage], adapter_to_bytes(adapter), shard=shard, stage=stage, origin=origins[stage], seconds=seconds)
     content = store.read(chain[-1])
     workspace.adapter(shard).parent.mkdir(exist_ok=True)
     write_atomically(workspace.adapter(shard), content)

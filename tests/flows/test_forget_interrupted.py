@@ -67,6 +67,7 @@ def test_a_flow_that_is_cut_short_at_every_step_ends_as_one_that_was_not(
                 lethe(copied, "submit", request)
     answer = lethe(copied, "submit", request).document
     assert answer["status"] == "completed"
+    assert answer["purged"] == forgotten.answer["purged"]
     assert event_kinds(copied, request.stem) == event_kinds(forgotten.ws, forgotten.request.stem)
     assert read_adapters(copied) == read_adapters(forgotten.ws)
     assert champion(copied).composition == champion(forgotten.ws).composition  # type: ignore[union-attr]
@@ -118,10 +119,16 @@ def test_killed_while_retraining(built: Built, tmp_path: Path) -> None:
     stopped = champion(ws)
     assert stopped is not None
     assert parse_composition(composition_of(ws, stopped.version)).shards == (1, 2)
+    planned = Ledger(ws).last("planned", request.stem)
+    assert planned is not None
     assert lethe(ws, "submit", request).document["status"] == "completed"
     promoted = [event.body["version"] for event in Ledger(ws).events(request_id=request.stem, kind="promotion_committed")]
     assert promoted == [stopped.version, champion(ws).version]  # type: ignore[union-attr]
-    for kind in ("stopped", "removed", "decided", "purged", "closed"):
+    training, retrained = (Ledger(ws).last(kind, request.stem) for kind in ("training", "retrained"))
+    assert training is not None
+    assert retrained is not None
+    assert retrained.body["steps"] == training.body["steps"] == planned.body["steps"]
+    for kind in ("stopped", "training", "removed", "decided", "purged", "closed"):
         assert event_kinds(ws, request.stem).count(kind) == 1
     assert len(load_records(ws)) == 4
     composition = parse_composition(composition_of(ws, promoted[-1]))

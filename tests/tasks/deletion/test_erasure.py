@@ -18,6 +18,7 @@ from tasks.data.git import run_git
 from tasks.data.manifest_store import load_manifest, load_manifests, save_manifest
 from tasks.data.packs import write_pack
 from tasks.data.samples import add_samples, pack_name, remove_samples
+from tasks.deletion import erasure
 from tasks.deletion.erasure import erase_objects, objects_to_erase, verify_absence
 from tasks.workspace import Workspace
 
@@ -82,6 +83,20 @@ def test_erasing_twice_finds_nothing(forgotten: tuple[Workspace, pd.DataFrame, d
     after = stored_objects(ws)
     erase_objects(ws, objects_to_erase(ws, hits))
     assert stored_objects(ws) == after
+
+
+def test_what_went_is_told_before_anything_else_may_be_cut_short(
+    forgotten: tuple[Workspace, pd.DataFrame, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    ws, hits, _ = forgotten
+    object_ids, told = objects_to_erase(ws, hits), []
+    monkeypatch.setattr(erasure, "verify_absence", cut)
+    with pytest.raises(KeyboardInterrupt):
+        erase_objects(ws, object_ids, on_erased=told.append)
+    assert told == [{"dvc_cache": 4}, {"dvc_remote": 4}, {"dvc_cache": 2}, {"dvc_remote": 2}]
 
 
 def test_dvc_keeps_no_note_of_what_is_gone_and_need_not_hash_again_what_is_there(

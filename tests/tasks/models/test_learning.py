@@ -98,7 +98,7 @@ def test_what_was_committed_is_kept_and_learnt(ws: Workspace, monkeypatch: pytes
     settle_arrivals(ws)
     stored = Case(ws, arrival.request_id).finished("stored")
     assert (stored["new_samples"], stored["dvc_revision"]) == (2, revision)
-    assert stored["steps"] == learning.steps_left(ws, 0) > 0
+    assert stored["steps"] == learning.training_left(ws, 0)[1] > 0
     assert (status_of(ws, arrival), read_files(ws), data_revision(ws)) == ("retraining", files, revision)
 
 

@@ -33,6 +33,11 @@ def test_what_is_written_is_read(store: CheckpointStore) -> None:
     }
 
 
+def test_an_entry_says_how_long_its_training_took(store: CheckpointStore) -> None:
+    store.write(KEYS[3], b"adapter 1.1", shard=1, stage=1, seconds=2.5)
+    assert [store.seconds(key) for key in (KEYS[3], KEYS[0])] == [2.5, 0.0]
+
+
 def origin(samples: bytes, num_samples: int) -> StageOrigin:
     same = sha256_digest(b"same")
     parts = {"settings": same, "backbone": same, "code": same, "fingerprint": same}

@@ -25,6 +25,7 @@ from tasks.training.shard_training import (
     shared_backbone_digest,
     stage_steps,
     train_shard,
+    training_left,
 )
 from tasks.training.workers import worker_pool
 from tasks.workspace import Workspace
@@ -69,6 +70,7 @@ def test_a_shard_is_trained_through_its_stages(trained: tuple[Workspace, Trained
     assert ws.adapter(0).read_bytes() == store.read(result.chain[-1])
     assert result.adapter == sha256_digest(ws.adapter(0).read_bytes())
     assert {(entry["shard"], entry["stage"]) for entry in store.entries().values()} == {(0, 0), (0, 1)}
+    assert 0 < sum(store.seconds(key) for key in result.chain) < result.seconds
 
 
 def test_of_a_training_that_diverges_nothing_is_stored(trained: tuple[Workspace, TrainedShard], tmp_path: Path) -> None:
@@ -86,6 +88,16 @@ def test_what_is_trained_already_is_found(trained: tuple[Workspace, TrainedShard
     again = train_shard(ws, 0)
     assert (again.stages_reused, again.steps, again.steps_full) == (2, 0, 4)
     assert again.adapter == result.adapter == sha256_digest(ws.adapter(0).read_bytes())
+
+
+def test_what_is_left_to_train_is_told_by_what_the_store_holds(trained: tuple[Workspace, TrainedShard], tmp_path: Path) -> None:
+    ws, result = trained
+    copy = untrained_copy(ws, tmp_path / "copy")
+    assert training_left(ws, 0) == (2, 0)
+    assert training_left(copy, 0) == (0, 4)
+    content = CheckpointStore(ws.checkpoints).read(result.chain[0])
+    CheckpointStore(copy.checkpoints).write(result.chain[0], content, shard=0, stage=0)
+    assert training_left(copy, 0) == (1, 4 - stage_steps(load_manifest(ws, 0), ws.settings())[0])
 
 
 def test_the_shard_with_the_most_steps_left_comes_first(trained: tuple[Workspace, TrainedShard]) -> None:
