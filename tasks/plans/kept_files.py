@@ -31,29 +31,23 @@ def keep_choice(ws: Workspace, request_id: str, choice: str | tuple[str, ...]) -
 
 
 def erase_kept(ws: Workspace, request_id: str) -> None:
-    """Delete what was kept for a request if it isn't open any more; one that waits for a hold, and keeps its bytes, keeps its pictures."""
+    """Delete what was kept for a request if it isn't open any more; of one that waits for a hold the plan alone."""
     stored = Ledger(ws).request(request_id)
     if stored is not None:
         _erase(ws, stored)
 
 
 def sweep_kept(ws: Workspace) -> None:
-    """Delete what a crash has left of requests that aren't open any more; call it inside the flow's lock.
-
-    Of one that waits for a hold the plan alone: it may not have been carried out at all yet, and is planned by its choice later.
-    """
+    """Delete what a crash has left of requests that aren't open any more; call it inside the flow's lock."""
     if any(folder.is_dir() and any(folder.iterdir()) for folder in (ws.ledger / "plans", ws.ledger / "images")):
         for stored in Ledger(ws).requests():
-            if stored.status == "held":
-                plan_file(ws, stored.request_id).unlink(missing_ok=True)
-            else:
-                _erase(ws, stored)
+            _erase(ws, stored)
 
 
 def _erase(ws: Workspace, stored: StoredRequest) -> None:
     if stored.status in OPEN:
         return
     plan_file(ws, stored.request_id).unlink(missing_ok=True)
-    erase_choice(ws, stored.request_id)
-    if stored.content is None:
+    if stored.content is None:  # else the rest is carried out when a hold ends, by the same choice and pictures
+        erase_choice(ws, stored.request_id)
         erase_folder(images_folder(ws, stored.request_id))

@@ -66,14 +66,10 @@ def test_what_a_crash_left_of_closed_ones_is_swept(ws: Workspace) -> None:
     assert kept(ws, "r-1") == kept(ws, "r-2") == []
 
 
-def test_one_that_waits_for_a_hold_keeps_its_pictures_which_it_is_planned_by_again(ws: Workspace) -> None:
-    close(ws, "r-1", "held")
+@pytest.mark.parametrize("status", ["held", "needs_review"])
+def test_one_whose_rest_waits_for_a_hold_keeps_what_it_is_planned_by_again(ws: Workspace, status: Status) -> None:
+    Ledger(ws).set_status("r-1", status, {})
     erase_kept(ws, "r-1")
-    assert kept(ws, "r-1") == ["pictures"]
-
-
-def test_one_that_has_only_waited_so_far_keeps_its_choice_too(ws: Workspace) -> None:
-    close(ws, "r-1", "held")
     sweep_kept(ws)
     assert kept(ws, "r-1") == ["choice", "pictures"]
 
