@@ -33,6 +33,9 @@ from tasks.models.tracking import MODEL
 from tasks.workspace import Workspace
 
 CHAMPION = "champion"
+STAGING = "staging-"
+"""How the folders begin in which a model's files are put together."""
+
 Purpose = Literal["build", "stop", "forget", "learn"]
 
 _SIGNATURE = ModelSignature(
@@ -156,7 +159,7 @@ def _ensure_model(ws: Workspace, store: MlflowClient, files: _Files, run_id: str
     model = found[0] if found else store.create_logged_model(experiment, f"{MODEL}-{purpose}", source_run_id=run_id, tags=tags)
     _require_same(model.tags, digest, step_key)
     if model.status != LoggedModelStatus.READY:
-        with tempfile.TemporaryDirectory(dir=ws.mlflow, prefix="staging-") as staging:
+        with tempfile.TemporaryDirectory(dir=ws.mlflow, prefix=STAGING) as staging:
             _save_files(Path(staging), model, files, run_id)
             store.log_model_artifacts(model.model_id, f"{staging}/model")
         model = store.finalize_logged_model(model.model_id, "READY")

@@ -173,3 +173,41 @@ def test_what_is_left_is_found(forgotten: CompositionMaker, tmp_path: Path) -> N
         verify_erased(forgotten.ws, {forgotten.adapter("tainted")})
     with pytest.raises(VerificationError, match="a composition in the MLflow store still names an erased adapter"):
         verify_erased(forgotten.ws, {forgotten.adapter("centroids of tainted")})
+
+
+def test_what_a_crash_left_half_written_goes_though_no_digest_tells_what_it_was(forgotten: CompositionMaker) -> None:
+    ws, store = forgotten.ws, tracking.client(forgotten.ws)
+    staged = ws.mlflow / "staging-x" / "model" / "artifacts" / "adapters" / "shard-0.safetensors"
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(b"taint")
+    pending = store.create_logged_model(tracking.experiment_id(store), "lethe-stop", tags={"step_key": "cut short"}).model_id
+    rest = ws.mlflow / "artifacts" / "models" / "m-of-no-row" / "artifacts" / "shard-1.safetensors"
+    for path in (ws.mlflow / "artifacts" / "models" / pending / "artifacts" / "shard-0.safetensors", rest):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"taint")
+    counts = erase_versions(ws, keep_versions={3}, tainted={sha256_digest(b"never seen")})
+    assert counts == {"mlflow_versions": 0, "mlflow_logged_models": 2, "mlflow_artifacts": 3}
+    assert b"taint" not in _contents(ws)
+    assert not (ws.mlflow / "staging-x").exists()
+    assert pending not in _rows(ws, "logged_models", "model_id")
+    assert _versions(ws) == [1, 2, 3]
+
+
+def test_a_half_written_model_costs_no_picture_of_the_same_composition(forgotten: CompositionMaker) -> None:
+    """A step that was cut short may have been to register what another step has registered."""
+    ws, store = forgotten.ws, tracking.client(forgotten.ws)
+    pending = store.create_logged_model(tracking.experiment_id(store), "lethe-forget", tags={"step_key": "cut short"}).model_id
+    path = ws.mlflow / "artifacts" / "models" / pending / "artifacts" / "artifacts" / "composition.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(forgotten.composition("clean", "kept").to_bytes())
+    erase_versions(ws, keep_versions={3}, tainted={sha256_digest(b"never seen")})
+    run = store.get_run(open_run(ws, name="forget", step_key="forget", tags={}))
+    assert not path.exists()
+    assert run.data.tags["picture/after"] == forgotten.composition("clean", "kept").digest
+
+
+def test_half_written_files_that_stay_are_found(forgotten: CompositionMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    (forgotten.ws.mlflow / "staging-x").mkdir()
+    monkeypatch.setattr(tasks.deletion.mlflow_erasure, "_erase_folder", lambda folder: 0)
+    with pytest.raises(VerificationError, match="staging-x: what a crash left half written is still in the MLflow store"):
+        erase_versions(forgotten.ws, keep_versions={3}, tainted=())
