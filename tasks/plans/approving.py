@@ -18,7 +18,7 @@ from cdm_core.evidence.approvals import Approval, count_approvals, sign_approval
 from cdm_core.evidence.envelopes import build_public_key
 from cdm_core.evidence.key_registry import KeyRegistry
 from tasks.evidence.judging import current_registry
-from tasks.files import write_atomically
+from tasks.files import write_output
 from tasks.ledger.store import Ledger
 from tasks.plans.plan_documents import parse_plan_document
 from tasks.workspace import Workspace
@@ -45,7 +45,7 @@ def approve_plan(ws: Workspace, plan: Path, key_file: Path, now: datetime) -> di
     digest = sha256_digest(content)
     approval = sign_approval(digest, signer, now)
     path = approvals_folder(plan) / f"{entry.keyid}.json"
-    write_atomically(path, approval)
+    write_output(path, approval)
     Ledger(ws).append("approved", None, {"plan": digest, "approval": sha256_digest(approval), "keyid": entry.keyid, "roles": roles}, now)
     return {"plan_digest": digest, "keyid": entry.keyid, "roles": roles, "approval": str(path)}
 

@@ -79,12 +79,18 @@ class _Call:
         opener = urllib.request.build_opener(proxies, _NoRedirect(), _Plain(self), _Secure(self))
         try:
             with opener.open(self._request, timeout=TIMEOUT_SECONDS) as answer:
-                self.answer = 200 <= answer.status < 300, int(answer.status)
+                self._settle(200 <= answer.status < 300, int(answer.status))
         except HTTPError as error:
             error.close()
-            self.answer = False, error.code
+            self._settle(False, error.code)
         except (OSError, ValueError, HTTPException):
             pass
+
+    def _settle(self, is_taken: bool, status: int) -> None:
+        """Headers that end because the connection was shut down look like whole ones."""
+        with self._lock:
+            if not self._is_over:
+                self.answer = is_taken, status
 
     def hold(self, connected: socket.socket) -> None:
         """Remember the connection, by a copy that stays when TLS takes the socket over."""

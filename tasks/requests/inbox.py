@@ -40,7 +40,7 @@ from cdm_core.errors import InvalidInputError
 from cdm_core.intake.requests import MAX_REQUEST_BYTES, DeletionRequest
 from cdm_core.sharding.tiers import is_tier_name
 from tasks.files import erase_folder, write_atomically
-from tasks.requests.request_images import images_folder
+from tasks.requests.request_images import images_folder, with_kept_images
 from tasks.workspace import Workspace
 
 OWNER_FILE = "owner.json"
@@ -154,8 +154,8 @@ def find_pictures(ws: Workspace, item: InboxItem, requests: Iterable[DeletionReq
     folder = item.path.parent.resolve()
     found = {}
     for request in requests:
-        for name in request.image_files:
-            picture, kept = (folder / name).resolve(), images_folder(ws, request.request_id) / name
+        for name, kept_name in zip(request.image_files, with_kept_images(ws, request).image_files, strict=True):
+            picture, kept = (folder / name).resolve(), images_folder(ws, request.request_id) / kept_name
             if picture.is_relative_to(folder) and picture.is_file():
                 found[picture] = _digest(kept if kept.is_file() else picture)
     return found
