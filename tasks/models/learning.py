@@ -63,22 +63,6 @@ def settle_arrivals(ws: Workspace) -> None:
             _settle(case, planned)
 
 
-def _settle(case: Case, planned: Mapping[str, Json]) -> None:
-    shard, num_samples = int(str(planned["shard"])), int(str(planned["samples"]))
-    if committed_last(case.ws, arrival_message(num_samples), parent=str(planned["dvc_revision"])):
-        num_new = int(str(planned.get("new_samples", num_samples)))  # an earlier release didn't tell the new from the known
-        _record_stored(case, num_new, commit_arrival(case.ws, shard, num_samples))
-        return
-    restore_committed(case.ws, [shard])
-    case.finish("taken_back", {"shard": shard, "dvc_revision": data_revision(case.ws)}, status="received")
-
-
-def _record_stored(case: Case, num_new: int, revision: str) -> None:
-    """With the steps that this leaves to train, which a training that is cut short and gone on with couldn't tell any more."""
-    steps = training_left(case.ws, int(str(case.finished("planned")["shard"])))[1]
-    case.finish("stored", {"new_samples": num_new, "dvc_revision": revision, "steps": steps}, status="retraining")
-
-
 def compose_learned(case: Case, trained: TrainedShard, descriptions: Sequence[ShardDescription]) -> tuple[Composition, Composition]:
     """(what serves, the candidate with the taught shard); commits the new adapter to DVC first."""
     planned = case.finished("planned")
@@ -146,3 +130,19 @@ def close_learned(case: Case) -> dict[str, Json]:
     close_run(case, "learn")
     Ledger(case.ws).set_status(case.request_id, "completed" if is_promoted else "needs_review", answer)
     return answer
+
+
+def _settle(case: Case, planned: Mapping[str, Json]) -> None:
+    shard, num_samples = int(str(planned["shard"])), int(str(planned["samples"]))
+    if committed_last(case.ws, arrival_message(num_samples), parent=str(planned["dvc_revision"])):
+        num_new = int(str(planned.get("new_samples", num_samples)))  # an earlier release didn't tell the new from the known
+        _record_stored(case, num_new, commit_arrival(case.ws, shard, num_samples))
+        return
+    restore_committed(case.ws, [shard])
+    case.finish("taken_back", {"shard": shard, "dvc_revision": data_revision(case.ws)}, status="received")
+
+
+def _record_stored(case: Case, num_new: int, revision: str) -> None:
+    """With the steps that this leaves to train, which a training that is cut short and gone on with couldn't tell any more."""
+    steps = training_left(case.ws, int(str(case.finished("planned")["shard"])))[1]
+    case.finish("stored", {"new_samples": num_new, "dvc_revision": revision, "steps": steps}, status="retraining")
