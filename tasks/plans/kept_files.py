@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cdm_core.digests import sha256_digest
 from tasks.files import erase_folder
+from tasks.ledger.case import Case
 from tasks.ledger.store import OPEN, Ledger, StoredRequest
 from tasks.plans.duplicates import erase_choice, save_choice
 from tasks.requests.request_images import images_folder
@@ -45,7 +46,8 @@ def sweep_kept(ws: Workspace) -> None:
 
 
 def _erase(ws: Workspace, stored: StoredRequest) -> None:
-    if stored.status in OPEN:
+    # A verdict asks for a person before the purge and the closing, which need the plan.
+    if stored.status in OPEN or (stored.status == "needs_review" and Case(ws, stored.request_id).find("closed") is None):
         return
     plan_file(ws, stored.request_id).unlink(missing_ok=True)
     if stored.content is None:  # else the rest is carried out when a hold ends, by the same choice and pictures

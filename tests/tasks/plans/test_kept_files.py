@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cdm_core.digests import Digest, sha256_digest
+from tasks.ledger.case import Case
 from tasks.ledger.store import Ledger, Status
 from tasks.plans.duplicates import erase_choice, load_choice, save_choice
 from tasks.plans.kept_files import erase_kept, keep_choice, plan_file, sweep_kept
@@ -40,6 +41,7 @@ def kept(ws: Workspace, request_id: str) -> list[str]:
 
 def close(ws: Workspace, request_id: str, status: Status = "completed") -> None:
     """As far as a crash lets it come: the ledger knows."""
+    Case(ws, request_id).finish("closed", {})
     Ledger(ws).set_status(request_id, status, {})
     if status != "held":
         Ledger(ws).forget_content(request_id)
@@ -68,10 +70,19 @@ def test_what_a_crash_left_of_closed_ones_is_swept(ws: Workspace) -> None:
 
 @pytest.mark.parametrize("status", ["held", "needs_review"])
 def test_one_whose_rest_waits_for_a_hold_keeps_what_it_is_planned_by_again(ws: Workspace, status: Status) -> None:
-    Ledger(ws).set_status("r-1", status, {})
+    Case(ws, "r-1").finish("closed", {}, status=status)
     erase_kept(ws, "r-1")
     sweep_kept(ws)
     assert kept(ws, "r-1") == ["choice", "pictures"]
+
+
+def test_one_whose_verdict_asks_for_a_person_keeps_its_plan_until_it_is_closed(ws: Workspace) -> None:
+    Ledger(ws).set_status("r-1", "needs_review")
+    sweep_kept(ws)
+    assert kept(ws, "r-1") == ["plan", "choice", "pictures"]
+    close(ws, "r-1", "needs_review")
+    sweep_kept(ws)
+    assert kept(ws, "r-1") == []
 
 
 @pytest.mark.parametrize(
