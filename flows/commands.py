@@ -260,22 +260,22 @@ def learn_arrival(ws: Workspace, arrival: "Arrival", *, show_progress: bool) -> 
 
 def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -> Document:
     """Sign a person's decision."""
-    from tasks.ledger.case import Case
+    from flows.resume import refuse_while_cut_short
     from tasks.ledger.store import Ledger
     from tasks.locks import exclusive_lock
-    from tasks.models.deciding import review
-    from tasks.requests.batches import batch_of, is_batch, requests_of, review_batch
-    from tasks.requests.notifying import tell
+    from tasks.requests.holds import sweep_holds
+    from tasks.requests.reviewing import case_to_review, review_case, settle_reviews
 
     if not reason.strip():
         raise InvalidInputError("reason: must not be empty")
     ws = open_for_flow(directory)
     with exclusive_lock(ws.private / "flow.lock"):
-        case = Case(ws, batch_of(ws, request_id) or request_id)
-        (review_batch if is_batch(case.request_id) else review)(case, accept=accept, reason=reason)
-        for name in requests_of(case):
-            tell(ws, name, "reviewed")
+        refuse_while_cut_short(ws)
+        case = case_to_review(ws, request_id)
+        settle_reviews(ws, but=case.request_id)
+        review_case(case, accept=accept, reason=reason)
         stored = Ledger(ws).request(request_id)
+        sweep_holds(ws, utc_now())  # of a hold that the request's rest waited for, nothing may be left
         assert stored is not None, "what was reviewed is stored"
         return dict(stored.answer or {})
 

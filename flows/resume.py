@@ -16,16 +16,20 @@ from tasks.ledger.case import Case
 from tasks.ledger.store import Ledger, StoredRequest
 from tasks.plans.kept_files import sweep_kept
 from tasks.plans.refusals import refuse_request, settle_refusals
+from tasks.requests.batches import requests_of
 from tasks.requests.holds import sweep_holds
 from tasks.requests.inbox import retell_outcome
 from tasks.requests.notifying import deliver_callbacks
+from tasks.requests.reviewing import settle_reviews
 from tasks.workspace import Workspace
 
 _UNDER_WAY = ("planned", "stopped", "retraining")
 
 
 def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
-    """Run every interrupted case to its end, oldest first, but the one that the caller is about to run; call it inside a flow session.
+    """Run every interrupted case to its end, but the one that the caller is about to run, then what waited for a hold that has ended.
+
+    Oldest first; call it inside a flow session.
 
     Raises:
         StateError: a deletion that had been begun can't be finished.
@@ -33,31 +37,57 @@ def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
     from tasks.models.learning import settle_arrivals
 
     settle_refusals(ws)
+    settle_reviews(ws)
     settle_arrivals(ws)
     sweep_kept(ws)
     sweep_holds(ws, utc_now())
-    for stored in Ledger(ws).requests():
-        is_requeued = stored.status == "received" and Ledger(ws).last("requeued", stored.request_id) is not None
-        if is_requeued and ws.settings().approvals.required > 0:
-            continue  # its plan is a new one, and waits for approvals
-        if (stored.status in _UNDER_WAY or is_requeued) and stored.request_id != but:
+    requests = [stored for stored in Ledger(ws).requests() if stored.request_id != but]
+    for stored in requests:
+        if _is_cut_short(ws, stored):
             say(f"finishing {stored.request_id}, which was cut short")
+            _finish(ws, stored)
+    if ws.settings().approvals.required > 0:
+        return  # the plans of those put back in the queue are new ones, and wait for approvals
+    for stored in requests:
+        if stored.status == "received" and Ledger(ws).last("requeued", stored.request_id) is not None:
+            say(f"carrying out {stored.request_id}, whose hold has ended")
             _finish(ws, stored)
 
 
-def _finish(ws: Workspace, stored: StoredRequest) -> None:
+def refuse_while_cut_short(ws: Workspace) -> None:
+    """For what decides and isn't a flow; call it inside the flow's lock.
+
+    Raises:
+        StateError: a case was cut short. Its flow expects the champion that it left.
+    """
+    for stored in Ledger(ws).requests():
+        if _is_cut_short(ws, stored):
+            named = [*requests_of(Case(ws, stored.request_id)), stored.request_id][0]
+            raise StateError(f"request {named}: was cut short and comes first; run the lethe submit or lethe learn that began it again")
+
+
+def _is_cut_short(ws: Workspace, stored: StoredRequest) -> bool:
+    """Whether a case has been begun and isn't done; one whose verdict asks for a person is, once it's closed."""
+    if stored.status not in (*_UNDER_WAY, "needs_review"):
+        return False
     case = Case(ws, stored.request_id)
-    planned = case.find("planned") or {}
-    if "plan_digest" in planned or stored.status == "received":
-        try:
-            _forget(ws, stored)
-        except (RequestRefusedError, InvalidInputError, SuppressedError) as error:  # the caller would take it for an answer to its own item
-            if stored.status == "received":  # nothing of it was begun, so nobody else need wait
-                say(f"{stored.request_id} waits on: {error}")
-                return
-            raise StateError(f"request {stored.request_id}: was cut short and can't be finished: {error}") from error
-    elif case.find("stored") is not None:  # else nothing has changed, and the pictures may be handed in again
+    is_deletion = "plan_digest" in (case.find("planned") or {})
+    if stored.status == "needs_review":
+        return case.find("closed") is None if is_deletion else stored.answer is None
+    return is_deletion or case.find("stored") is not None  # pictures that weren't taken in have changed nothing, and may be handed in again
+
+
+def _finish(ws: Workspace, stored: StoredRequest) -> None:
+    planned = Case(ws, stored.request_id).find("planned") or {}
+    if "plan_digest" not in planned and stored.status != "received":
         _learn(ws, stored.request_id, int(str(planned["shard"])))
+        return
+    try:
+        _forget(ws, stored)
+    except (RequestRefusedError, InvalidInputError, SuppressedError) as error:  # the caller would take it for an answer to its own item
+        if stored.status != "received":
+            raise StateError(f"request {stored.request_id}: was cut short and can't be finished: {error}") from error
+        say(f"{stored.request_id} waits on: {error}")  # nothing of it was begun, so nobody else need wait
 
 
 def _forget(ws: Workspace, stored: StoredRequest) -> None:

@@ -5,6 +5,7 @@ The record is signed and logged before the alias moves. A verdict other than "pa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -15,9 +16,10 @@ from cdm_core.errors import StateError
 from cdm_core.evaluation.quality_gate import GateResult
 from tasks.clock import utc_now
 from tasks.evidence.audit_log import AuditSummary, Verdict, end_run, open_run
+from tasks.evidence.records import verify_all_records
 from tasks.evidence.traces import NO_TRACES, Traces
 from tasks.ledger.case import Case, Served, read_served
-from tasks.ledger.store import Ledger
+from tasks.ledger.store import Ledger, Status, StoredRequest
 from tasks.models.compositions import replace_experts
 from tasks.models.evaluation import PictureRequest
 from tasks.models.release import (
@@ -34,6 +36,8 @@ from tasks.models.release import (
     untouched_shards,
 )
 from tasks.training.shard_training import adapter_of_today
+
+_REVIEW = ("decision", "reason", "serving_version", "reviewed_version", "reviewed_record", "promotion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,47 +125,67 @@ def register_for_decision(case: Case, candidate: Composition, kind: Literal["for
     return register(case.ws, candidate, run_id=audit_run(case, kind), purpose=kind, step_key=case.step_key("decide"))
 
 
-def review(case: Case, *, accept: bool, reason: str) -> Mapping[str, Json]:
-    """A person's decision on a case that waits in `needs_review`; returns the answer of `lethe review`.
+def review(case: Case, members: Sequence[StoredRequest], *, accept: bool, reason: str) -> None:
+    """A person's decision on a case that waits in `needs_review`, and the answer to it and to a batch's `members`.
+
+    The record comes first, and stands: called again after a crash this goes on from it, and takes no other decision.
 
     Raises:
-        StateError: the case doesn't wait for one, or its candidate can't be promoted any more.
+        StateError: the case doesn't wait for one, was decided otherwise, or its candidate can't be promoted any more.
     """
     ledger = Ledger(case.ws)
     stored, decided, serving = ledger.request(case.request_id), case.find("decided"), champion_composition(case.ws)
     if stored is None:
         raise StateError(f"{case.request_id}: no such request")
-    if stored.status != "needs_review" or decided is None or serving is None:
+    waiting = [each for each in (stored, *members) if each.status == "needs_review"]
+    if not waiting or decided is None or serving is None:
         raise StateError(f"{case.request_id}: waits for no review; its status is {stored.status}")
-    version, composition = _accepted(case, decided, serving[1]) if accept else serving
-    content: dict[str, Json] = {
-        "decision": "accepted" if accept else "rejected",
-        "reason": reason,
-        "serving_version": serving[0],
-        "reviewed_version": read_served(decided).version,
-        "reviewed_record": decided["record"],
-        "promotion": {"version": version, "replaces": serving[0]} if accept else None,
-    }
-    record = sign_record(case.ws, "review", composition, version=version, step_key=case.step_key("review"), now=utc_now(), content=content)
-    log_review(case.ws, str(decided["run_id"]), str(content["decision"]), read_served(decided).version, record)
+    record, said = _sign_review(case, decided, serving, accept=accept, reason=reason)
+    log_review(case.ws, str(decided["run_id"]), str(said["decision"]), read_served(decided).version, record)
+    replaced = int(str(said["serving_version"]))
+    version = int(str(said["promotion"]["version"])) if isinstance(said["promotion"], Mapping) else replaced
     if accept:
-        promote_version(case.ws, ledger, version, expected=serving[0], request_id=case.request_id, now=utc_now())
-    case.finish("reviewed", {"decision": content["decision"], "record": record.name})
-    records = [*_records_of(stored.answer), str(record)]
-    answer = {
-        **(stored.answer or {}),
-        "request_id": case.request_id,
-        "status": "completed" if accept else "rejected",
-        "model_version": version,
-        "audit_records": records,
-    }
-    closed = case.find("closed")
-    if closed is not None and closed.get("held_samples"):
-        answer["status"] = "held"  # the rest of the request is carried out when the hold ends
-        ledger.set_status(case.request_id, "held", answer)
-    else:
-        ledger.set_status(case.request_id, "completed" if accept else "rejected", answer)
-    return answer
+        promote_version(case.ws, ledger, version, expected=replaced, request_id=case.request_id, now=utc_now())
+    is_rest_held = bool((case.find("closed") or {}).get("held_samples"))  # it is carried out when the hold ends
+    status: Status = "held" if is_rest_held else "completed" if accept else "rejected"
+    is_told = case.find("reviewed") is not None
+    with ledger.together():
+        if not is_told:
+            ledger.append("reviewed", case.request_id, {"decision": said["decision"], "record": record.name}, utc_now())
+        for each in waiting:
+            changed: dict[str, Json] = {"request_id": each.request_id, "status": status, "model_version": version}
+            changed["audit_records"] = [*_records_of(each.answer), str(record)]
+            ledger.set_status(each.request_id, status, {**(each.answer or {}), **changed})
+
+
+def find_review(case: Case) -> Mapping[str, Json] | None:
+    """What a person's signed decision on a case says, if there is one."""
+    step_key = case.step_key("review")
+    return next((record.predicate for record in verify_all_records(case.ws).values() if record.predicate.get("step_key") == step_key), None)
+
+
+def _sign_review(
+    case: Case, decided: Mapping[str, Json], serving: tuple[int, Composition], *, accept: bool, reason: str
+) -> tuple[Path, Mapping[str, Json]]:
+    """The record of the decision and what it says; one that was signed before is found by its step key, whatever its reason."""
+    decision, earlier = "accepted" if accept else "rejected", find_review(case)
+    if earlier is not None and earlier["decision"] != decision:
+        option = "--reject" if accept else "--accept"
+        raise StateError(f"{case.request_id}: was {earlier['decision']}, which was cut short; finish that with: lethe review {option}")
+    content, version, composition = {name: earlier[name] for name in _REVIEW} if earlier is not None else {}, *serving
+    if not content:
+        if accept:
+            version, composition = _accepted(case, decided, serving[1])
+        content = {
+            "decision": decision,
+            "reason": reason,
+            "serving_version": serving[0],
+            "reviewed_version": read_served(decided).version,
+            "reviewed_record": decided["record"],
+            "promotion": {"version": version, "replaces": serving[0]} if accept else None,
+        }
+    step_key = case.step_key("review")
+    return sign_record(case.ws, "review", composition, version=version, step_key=step_key, now=utc_now(), content=content), content
 
 
 def _accepted(case: Case, decided: Mapping[str, Json], serving: Composition) -> tuple[int, Composition]:

@@ -26,7 +26,7 @@ from tasks.evidence.closing import describe_deletion, describe_time, measured
 from tasks.ledger.case import Case, read_served
 from tasks.ledger.store import Ledger, Status, StoredRequest
 from tasks.models.compositions import load_composition
-from tasks.models.deciding import audit_run, review
+from tasks.models.deciding import audit_run
 from tasks.models.release import champion_composition, log_record, sign_records
 from tasks.plans.duplicates import load_choice
 from tasks.plans.kept_files import erase_kept
@@ -173,18 +173,6 @@ def close_members(case: Case) -> None:
 def requests_of(case: Case) -> list[str]:
     """The requests that a case carries out: its own, or a batch's."""
     return [stored.request_id for stored in members_of(case.ws, case.request_id)] if is_batch(case.request_id) else [case.request_id]
-
-
-def review_batch(case: Case, *, accept: bool, reason: str) -> None:
-    """A person's decision on a batch, which is the decision on each of its requests."""
-    answer, ledger = review(case, accept=accept, reason=reason), Ledger(case.ws)
-    records = answer["audit_records"]
-    assert isinstance(records, Sequence), "we wrote it"
-    for stored in members_of(case.ws, case.request_id):
-        own = (stored.answer or {}).get("audit_records", [])
-        assert isinstance(own, Sequence), "we wrote it"
-        changed = {"status": answer["status"], "model_version": answer["model_version"], "audit_records": [*own, records[-1]]}
-        ledger.set_status(stored.request_id, "completed" if accept else "rejected", {**(stored.answer or {}), **changed})
 
 
 def _vet(ws: Workspace, ledger: Ledger, asked: str, now: datetime, among: Collection[str] | None) -> list[_Member]:

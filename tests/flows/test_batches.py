@@ -12,7 +12,9 @@ from tasks.clock import utc_now
 from tasks.data.data_versions import is_up_to_date
 from tasks.ledger.case import Case
 from tasks.ledger.store import Ledger
+from tasks.models.deciding import review
 from tasks.models.tracking import client
+from tasks.requests import reviewing
 from tasks.requests.batches import coalesce
 from tasks.requests.intake import receive_file
 from tasks.workspace import Workspace
@@ -120,12 +122,22 @@ def test_a_batch_that_was_cut_short_is_gone_on_with(copied: Workspace, tmp_path:
     assert {answer["batch"] for answer in answers.values()} == {batch}
 
 
+def reviewed_in_part(case: Case, members: object, *, accept: bool, reason: str) -> None:
+    """As an earlier release did it when it was killed: the batch has its answer, its requests have none."""
+    review(case, [], accept=accept, reason=reason)
+    raise ConnectionAbortedError
+
+
 @pytest.mark.slow
 def test_a_review_of_one_is_the_review_of_all(copied: Workspace, tmp_path: Path) -> None:
     set_parameters(copied, margin=1e-9)
     request = bulk_request(copied, tmp_path, {f"bulk-{number}": owner.owner_id for number, owner in enumerate(ASKING)})
     answers = by_id(lethe(copied, "submit", request).document)
     assert {answer["status"] for answer in answers.values()} == {"needs_review"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reviewing, "review", reviewed_in_part)
+        with pytest.raises(ConnectionAbortedError):
+            lethe(copied, "review", "bulk-1", "--accept", "--reason", "looked at the grids")
     answer = lethe(copied, "review", "bulk-1", "--accept", "--reason", "looked at the grids").document
     assert (answer["request_id"], answer["status"]) == ("bulk-1", "completed")
     rows = lethe(copied, "status").document["requests"]

@@ -8,9 +8,13 @@ from tiny_workspace import lethe, owners_of, set_parameters, signed_request
 from workspace_snapshot import event_kinds, files_holding
 
 from cdm_core.composition.document import parse_composition
+from flows.resume import finish_interrupted
 from tasks.data.data_versions import is_up_to_date
-from tasks.models import tracking
-from tasks.models.model_registry import champion, composition_of
+from tasks.deletion import forgetting, purging
+from tasks.evidence.records import load_records, read_predicate
+from tasks.ledger.store import Ledger
+from tasks.models import deciding, tracking
+from tasks.models.model_registry import CHAMPION, champion, composition_of
 from tasks.workspace import Workspace
 
 
@@ -101,3 +105,109 @@ def test_what_waits_for_no_review_is_refused(forgotten: Forgotten, tmp_path: Pat
     )
     assert lethe(ws, "review", "r-0", "--reject", "--reason", "x").err == "lethe: r-0: no such request\n"
     assert lethe(ws, "review", request_id, "--accept", "--reason", " ").err == "lethe: reason: must not be empty\n"
+
+
+class PowerCut(BaseException):
+    """Nothing catches it, as nothing catches the real one."""
+
+
+def cut(*arguments: object, **named: object) -> None:
+    raise PowerCut
+
+
+def cut_short(ws: Workspace, place: tuple[object, str], *command: str | Path) -> None:
+    """Run a command that is killed where it comes to a function."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*place, cut)
+        with pytest.raises(PowerCut):
+            lethe(ws, *command)
+
+
+@pytest.fixture
+def undecided(waiting: tuple[Workspace, dict[str, object]], tmp_path: Path) -> tuple[Workspace, str]:
+    """A workspace of the test's own in which a request waits for a review, and the request's id."""
+    return copy_workspace(waiting[0], tmp_path / "ws"), str(waiting[1]["request_id"])
+
+
+@pytest.mark.parametrize(
+    "place", [(deciding, "log_review"), (deciding, "promote_version"), (Ledger, "set_status")], ids=lambda place: place[1]
+)
+def test_a_decision_that_was_cut_short_stands_and_the_same_command_finishes_it(
+    undecided: tuple[Workspace, str], waiting: tuple[Workspace, dict[str, object]], place: tuple[object, str]
+) -> None:
+    ws, request_id = undecided
+    cut_short(ws, place, "review", request_id, "--accept", "--reason", "fine")
+    refused = lethe(ws, "review", request_id, "--reject", "--reason", "no")
+    assert (refused.code, refused.err) == (
+        1,
+        f"lethe: {request_id}: was accepted, which was cut short; finish that with: lethe review --accept\n",
+    )
+    answer = lethe(ws, "review", request_id, "--accept", "--reason", "asked again").document
+    assert (answer["status"], answer["model_version"]) == ("completed", waiting[1]["candidate_version"])
+    assert champion(ws).version == answer["model_version"]  # type: ignore[union-attr]
+    (reviewed,) = Ledger(ws).events(kind="reviewed", request_id=request_id)
+    said = read_predicate(ws, str(reviewed.body["record"]))
+    assert (said["decision"], said["reason"], Path(answer["audit_records"][-1]).name) == ("accepted", "fine", reviewed.body["record"])
+    assert len(load_records(ws)) == 5
+
+
+def test_a_decision_that_was_cut_short_is_finished_before_a_flow(undecided: tuple[Workspace, str]) -> None:
+    ws, request_id = undecided
+    cut_short(ws, (deciding, "promote_version"), "review", request_id, "--accept", "--reason", "fine")
+    finish_interrupted(ws)
+    row = lethe(ws, "status", request_id).document["requests"][0]
+    assert (row["status"], row["model_version"]) == ("completed", champion(ws).version)  # type: ignore[union-attr]
+    finish_interrupted(ws)
+    assert len(Ledger(ws).events(kind="reviewed")) == 1
+
+
+def test_a_decision_whose_promotion_can_no_longer_be_made_holds_no_flow_up(undecided: tuple[Workspace, str]) -> None:
+    ws, request_id = undecided
+    cut_short(ws, (deciding, "promote_version"), "review", request_id, "--accept", "--reason", "fine")
+    tracking.client(ws).delete_registered_model_alias(tracking.MODEL, CHAMPION)
+    finish_interrupted(ws)
+    assert lethe(ws, "status", request_id).document["requests"][0]["status"] == "needs_review"
+
+
+@pytest.mark.slow
+def test_while_a_deletion_is_cut_short_nothing_else_is_decided(undecided: tuple[Workspace, str], tmp_path: Path) -> None:
+    ws, request_id = undecided
+    set_parameters(ws, margin=5.0)
+    other = signed_request(ws, tmp_path, owner_ids=[owners_of(1, 1)[0].owner_id])
+    cut_short(ws, (forgetting, "remove_samples"), "submit", other)
+    refused = lethe(ws, "review", request_id, "--accept", "--reason", "fine")
+    assert (refused.code, refused.err) == (
+        1,
+        f"lethe: request {other.stem}: was cut short and comes first; run the lethe submit or lethe learn that began it again\n",
+    )
+    assert lethe(ws, "submit", other).document["status"] == "completed"
+    assert lethe(ws, "review", request_id, "--accept", "--reason", "fine").document["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_what_waits_for_a_review_and_was_never_erased_is_erased_first(copied: Workspace, tmp_path: Path) -> None:
+    """Cut short between the verdict and the purge: neither a review nor another flow takes it for done."""
+    owner, other = owners_of(0, 1)[0], owners_of(1, 1)[0]
+    set_parameters(copied, margin=1e-9)
+    request = signed_request(copied, tmp_path, owner_ids=[owner.owner_id])
+    cut_short(copied, (purging, "erase_objects"), "submit", request)
+    assert lethe(copied, "review", request.stem, "--accept", "--reason", "fine").err == (
+        f"lethe: request {request.stem}: was cut short and comes first; run the lethe submit or lethe learn that began it again\n"
+    )
+    lethe(copied, "submit", signed_request(copied, tmp_path, owner_ids=[other.owner_id]))
+    assert files_holding(copied.root, [*owner.sample_ids, *(picture.png for picture in owner.pictures)]) == {}
+    assert "closed" in event_kinds(copied, request.stem)
+
+
+@pytest.mark.slow
+def test_what_was_held_is_erased_though_the_hold_ended_before_the_review(copied: Workspace, tmp_path: Path) -> None:
+    owner, hold = owners_of(0, 1)[0], ("--ground", "legal_claim", "--until", "2999-01-01")
+    set_parameters(copied, margin=1e-9)
+    hold_id = lethe(copied, "hold", "add", "--sample", owner.sample_ids[0], *hold).document["hold_id"]
+    request = signed_request(copied, tmp_path, owner_ids=[owner.owner_id])
+    assert lethe(copied, "submit", request).document["status"] == "needs_review"
+    assert lethe(copied, "hold", "release", hold_id).document["requeued"] == []
+    set_parameters(copied, margin=5.0)
+    assert lethe(copied, "review", request.stem, "--accept", "--reason", "fine").document["status"] == "held"
+    assert lethe(copied, "submit", request).document["status"] == "completed"
+    assert files_holding(copied.root, [*owner.sample_ids, *(picture.png for picture in owner.pictures)]) == {}
