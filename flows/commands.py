@@ -181,7 +181,6 @@ def forget_received(
     with flow_session(ws, totals if show_progress else None):
         if (answer := _earlier_answer(ws, request_id)) is not None:
             return answer  # given while this process waited for the flow's lock
-        from flows.forget import forget
         from flows.resume import finish_interrupted
         from tasks.ledger.case import Case
         from tasks.plans.refusals import refuse_request
@@ -201,12 +200,26 @@ def forget_received(
         if accepted is not None:
             Case(ws, case_id).finish("plan_accepted", accepted)
         try:
-            answer = dict(forget(str(ws.root), case_id))
-            return answer if case_id == request_id else _earlier_answer(ws, request_id) or answer
+            return _run_forget(ws, request_id, case_id)
         except RequestRefusedError as error:
             refuse_request(ws, request_id, error, utc_now())
             deliver_callbacks(ws, utc_now())
             raise
+
+
+def _run_forget(ws: Workspace, request_id: str, case_id: str) -> Document:
+    """The flow's answer; the ledger's, where Prefect's server ended after the work was done and before the flow could report it."""
+    from httpx import TransportError
+
+    from flows.forget import forget
+
+    try:
+        answer: Document = dict(forget(str(ws.root), case_id))
+        return answer if case_id == request_id else _earlier_answer(ws, request_id) or answer
+    except TransportError:
+        if (earlier := _earlier_answer(ws, request_id)) is not None:
+            return earlier
+        raise
 
 
 def _earlier_answer(ws: Workspace, request_id: str) -> Document | None:
@@ -250,12 +263,20 @@ def learn_arrival(ws: Workspace, arrival: "Arrival", *, show_progress: bool) -> 
         return dict(stored.answer)
     totals = {"steps": None, "reference pictures": None, "evaluation pictures": 2 * ws.settings().evaluation.samples}
     with flow_session(ws, totals if show_progress else None):
+        from httpx import TransportError
+
         from flows.learn import learn
         from flows.resume import finish_interrupted
 
         finish_interrupted(ws, but=arrival.request_id)
         receive_arrival(ws, arrival)
-        return dict(learn(str(ws.root), arrival.request_id, arrival.shard))
+        try:
+            return dict(learn(str(ws.root), arrival.request_id, arrival.shard))
+        except TransportError:  # as in `_run_forget`
+            stored = Ledger(ws).request(arrival.request_id)
+            if stored is not None and stored.answer is not None:
+                return dict(stored.answer)
+            raise
 
 
 def run_review(directory: Path, request_id: str, *, accept: bool, reason: str) -> Document:

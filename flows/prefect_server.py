@@ -1,11 +1,15 @@
 """The Prefect server of `lethe serve`, and of a command that runs a flow while nothing serves: one process in a session of its own, gone
 when we are, however we end. The server that Prefect would start by itself outlives a command that is killed, and holds its pipes open.
 
+A command uses the server of `lethe serve` where one runs: two would contend for one SQLite database, and its page shows all runs. That
+server may end before the command. The flow's work goes on without it, since what counts lies in the ledger; reports are given up soon.
+
 Leases of concurrency slots lie on disk: in memory, the default, a slot that was taken when the server stopped would never be free again.
 """
 
 import atexit
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -18,6 +22,7 @@ from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
 
 from cdm_core.errors import StateError
 from flows.environment import SERVER_ADDRESS, SERVER_LOCK, configure_prefect
@@ -30,6 +35,8 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 _PR_SET_PDEATHSIG = 1
+_RETRIES = 2
+"""Of a request to a server that can't be reached, after 2 and 4 seconds; and of an event at once, of which dozens may be left."""
 
 
 @contextmanager
@@ -61,13 +68,47 @@ def session_server(ws: Workspace) -> Iterator[None]:
     Runs send no heartbeats: ending the thread that does takes up to a second a run, and the ledger knows what was cut short.
 
     Raises:
-        StateError: it didn't come up.
+        StateError: it didn't come up, or it ended and the flow couldn't.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # reads its own settings now
+    from httpx import TransportError
+    from prefect.settings import (  # reads its own settings now
+        PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
-    address = PREFECT_API_URL.value() or _own_server(ws)
-    with temporary_settings({PREFECT_API_URL: address, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield
+    address = PREFECT_API_URL.value()
+    if address is None or _is_gone(address):  # it may have ended while this process waited for the flow's lock
+        address = _own_server(ws)
+    _give_up_events_soon()
+    try:
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: _RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
+    except (TransportError, RuntimeError) as error:
+        if not isinstance(error, TransportError) and not isinstance(error.__cause__, TransportError):
+            raise  # a bug
+        raise StateError("the Prefect server ended; run the same command again") from error
+
+
+def _is_gone(address: str) -> bool:
+    """Whether nothing listens there any more; a server that is slow to answer is none of that."""
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=5):
+            return False
+    except URLError as error:
+        return isinstance(error.reason, ConnectionRefusedError)
+    except (OSError, HTTPException):
+        return False
+
+
+def _give_up_events_soon() -> None:
+    """A process ends only after each of its events was sent or given up, which would take seconds each."""
+    from prefect.events.clients import PrefectEventsClient
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=_RETRIES)
+    logging.getLogger("EventsWorker").setLevel(logging.CRITICAL)  # else it says on stderr how many are left
 
 
 @cache

@@ -167,6 +167,25 @@ def test_what_a_stop_cut_short_is_finished_by_the_next_start(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_command_outlives_the_server_that_it_uses(tmp_path: Path) -> None:
+    """What it did counts, and it says so soon after."""
+    ws = make_workspace(tmp_path / "ws")
+    main = [sys.executable, "-c", "from flows.cli import main; main()"]
+    subprocess.run([*main, "build", "--workspace", str(ws.root)], check=True, capture_output=True)
+    request = signed_request(ws, tmp_path, "r-1", owner_ids=[OWNER])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    with serve(ws) as served:
+        submit = [*main, "submit", str(request), "--workspace", str(ws.root), "--json"]
+        process = subprocess.Popen(submit, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        served.wait_for(lambda: Ledger(ws).last("stopped", "r-1"))
+        assert served.stop() == 0
+        out, err = process.communicate(timeout=300)
+    assert (process.returncode, json.loads(out)["status"]) == (0, "completed")
+    assert b"EventsWorker" not in err
+    assert b"Traceback" not in err
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_hold_that_ends_puts_the_request_back_in_the_queue(tmp_path: Path) -> None:
     """Expired of itself, and released by a person; each request is then carried out and told anew. A stranger's file is refused once."""
