@@ -41,15 +41,14 @@ def finish_interrupted(ws: Workspace, *, but: str | None = None) -> None:
     settle_arrivals(ws)
     sweep_kept(ws)
     sweep_holds(ws, utc_now())
-    requests = [stored for stored in Ledger(ws).requests() if stored.request_id != but]
-    for stored in requests:
-        if _is_cut_short(ws, stored):
+    for stored in Ledger(ws).requests():
+        if _is_cut_short(ws, stored) and stored.request_id != but:
             say(f"finishing {stored.request_id}, which was cut short")
             _finish(ws, stored)
     if ws.settings().approvals.required > 0:
         return  # the plans of those put back in the queue are new ones, and wait for approvals
-    for stored in requests:
-        if stored.status == "received" and Ledger(ws).last("requeued", stored.request_id) is not None:
+    for stored in Ledger(ws).requests(status="received"):
+        if Ledger(ws).last("requeued", stored.request_id) is not None and stored.request_id != but:
             say(f"carrying out {stored.request_id}, whose hold has ended")
             _finish(ws, stored)
 

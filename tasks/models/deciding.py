@@ -161,7 +161,8 @@ def review(case: Case, members: Sequence[StoredRequest], *, accept: bool, reason
 def find_review(case: Case) -> Mapping[str, Json] | None:
     """What a person's signed decision on a case says, if there is one."""
     step_key = case.step_key("review")
-    return next((record.predicate for record in verify_all_records(case.ws).values() if record.predicate.get("step_key") == step_key), None)
+    records = verify_all_records(case.ws, Ledger(case.ws).verified_roots()).values()
+    return next((record.predicate for record in records if record.predicate.get("step_key") == step_key), None)
 
 
 def _sign_review(
