@@ -84,7 +84,8 @@ def _finish(ws: Workspace, stored: StoredRequest) -> None:
     try:
         _forget(ws, stored)
     except (RequestRefusedError, InvalidInputError, SuppressedError) as error:  # the caller would take it for an answer to its own item
-        if stored.status != "received":
+        now = Ledger(ws).request(stored.request_id)
+        if now is None or now.status != "received":
             raise StateError(f"request {stored.request_id}: was cut short and can't be finished: {error}") from error
         say(f"{stored.request_id} waits on: {error}")  # nothing of it was begun, so nobody else need wait
 

@@ -83,17 +83,22 @@ def test_a_requeued_request_that_names_nothing_any_more_is_refused_and_the_other
     Ledger(ws).verify()
 
 
-@pytest.mark.parametrize(("status", "error"), [("stopped", NO_MATCH), ("received", InvalidInputError("a manifest is damaged"))])
+@pytest.mark.parametrize("error", [NO_MATCH, InvalidInputError("a manifest is damaged")])
 def test_one_that_cannot_be_finished_is_no_refusal_of_what_the_caller_was_asked(
-    ws: Workspace, monkeypatch: pytest.MonkeyPatch, status: str, error: LetheError
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch, error: LetheError
 ) -> None:
-    if status == "stopped":
-        Ledger(ws).append("planned", "r-2", {"plan_digest": ""}, NOW)
-        Ledger(ws).set_status("r-2", "stopped")
+    Ledger(ws).append("planned", "r-2", {"plan_digest": ""}, NOW)
+    Ledger(ws).set_status("r-2", "stopped")
     forget_all_but(monkeypatch, "r-2", error)
     with pytest.raises(StateError, match=f"request r-2: was cut short and can't be finished: {error}"):
         finish_interrupted(ws)
-    assert stored(ws, "r-2").status == status
+    assert stored(ws, "r-2").status == "stopped"
+
+
+def test_one_that_cannot_even_be_planned_keeps_nobody_waiting(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = forget_all_but(monkeypatch, "r-2", InvalidInputError("its choice of duplicates is none any more"))
+    finish_interrupted(ws)
+    assert [stored(ws, request_id).status for request_id in asked] == ["completed", "received", "completed"]
 
 
 def test_a_run_for_a_requeued_request_that_is_refused_ends_well_and_tells_the_new_answer(
