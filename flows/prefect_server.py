@@ -35,8 +35,8 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 _PR_SET_PDEATHSIG = 1
-_RETRIES = 2
-"""Of a request to a server that can't be reached, after 2 and 4 seconds; and of an event at once, of which dozens may be left."""
+_RETRIES = 3
+"""Of a request to a server that is busy or gone, after 2, 4 and 8 seconds; and of an event at once, of which dozens may be left."""
 
 
 @contextmanager
