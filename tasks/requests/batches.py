@@ -110,7 +110,7 @@ def plan_batch(case: Case) -> ForgetPlan:
     """Plan the union of what the batch's requests name, or read the plan again; the clock of the stop starts here.
 
     Raises:
-        StateError: nothing has been built, the data isn't that of its revision, or what was erased is back.
+        StateError: nothing has been built, the data isn't that of its revision, what was erased is back, or a hold came in between.
     """
     if case.find("planned") and (kept := load_plan(case.ws, case.request_id)):
         return kept
@@ -120,6 +120,8 @@ def plan_batch(case: Case) -> ForgetPlan:
     require_committed(case.ws, case.ws.settings().shard_ids)
     refuse_resurrected(case.ws)
     members = [_resolve(case.ws, member) for member in members_of(case.ws, case.request_id)]
+    if held := [member.stored.request_id for member in members if not member.resolved.held.empty]:
+        raise StateError(f"request {held[0]}: a hold came in between; run the same command again")  # it then waits or goes by itself
     plan = plan_deletion(
         case.ws,
         request_id=case.request_id,

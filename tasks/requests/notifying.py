@@ -81,7 +81,7 @@ def _answer_in_form(case: CaseStatus, form: Format) -> bytes | None:
 
 
 def queue_callbacks(ws: Workspace, request_id: str, stage: Stage) -> None:
-    """Write down what is to be told of a request as it stands; the same stage again adds nothing."""
+    """Write down what is to be told of a request as it stands; the same stage of the same round again adds nothing."""
     if not ws.settings().intake.callbacks:
         return
     ledger = Ledger(ws)
@@ -93,7 +93,7 @@ def queue_callbacks(ws: Workspace, request_id: str, stage: Stage) -> None:
     with exclusive_lock(_folder(ws) / ".lock"):
         letters = _load(ws, request_id) or _begin(ws, stored, read_format(received.body))
         told, urls, pending = (_strings(letters, "told"), _strings(letters, "urls"), _entries(letters))
-        if not urls or stage in told:
+        if not urls or (told_as := _in_its_round(ledger, request_id, stage)) in told:
             return
         case, form = replace(case_of(ws, stored, utc_now()), issuer=str(letters["issuer"])), read_format(received.body)
         for url in urls:
@@ -101,7 +101,13 @@ def queue_callbacks(ws: Workspace, request_id: str, stage: Stage) -> None:
             if body is not None:
                 entry: Letters = {"stage": stage, "url": url, "body": body.decode(), "attempts": 0, "due": utc_now().isoformat()}
                 pending.append(entry)
-        _save(ws, request_id, {**letters, "told": [*told, stage], "pending": pending})
+        _save(ws, request_id, {**letters, "told": [*told, told_as], "pending": pending})
+
+
+def _in_its_round(ledger: Ledger, request_id: str, stage: Stage) -> str:
+    """What was held is carried out in a round of its own, which ends in a closing, too."""
+    num_rounds = len(ledger.events(request_id=request_id, kind="requeued"))
+    return f"{stage} {num_rounds + 1}" if num_rounds else stage
 
 
 def deliver_callbacks(ws: Workspace, now: datetime) -> int:

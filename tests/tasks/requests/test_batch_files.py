@@ -4,12 +4,17 @@ import shutil
 from datetime import timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from cdm_core.errors import RequestRefusedError
+from cdm_core.digests import sha256_digest
+from cdm_core.errors import RequestRefusedError, StateError
 from tasks.clock import utc_now
 from tasks.keys import add_issuer, create_keys, sign_file
+from tasks.ledger.case import Case
 from tasks.ledger.store import Ledger
+from tasks.plans.planning import Resolved
+from tasks.requests import batches
 from tasks.requests.batches import receive_waiting
 from tasks.requests.inbox import create_inbox, scan_inbox
 from tasks.requests.intake import receive_file
@@ -35,6 +40,29 @@ def put(ws: Workspace, request_id: str) -> Path:
     )
     sign_file(ws, path, "agency")
     return path
+
+
+def test_a_hold_that_comes_before_the_plan_is_not_passed_over(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is closed as a whole, so nobody in it may have a rest that waits."""
+    ledger, row = Ledger(ws), pd.DataFrame({"owner_key": ["k"], "sample_id": ["s"], "shard": [0], "stage": [0]})
+    ledger.receive("@batch-x", "batch", sha256_digest(b"batch"), b"batch", utc_now())
+    for request_id in ("r-1", "r-2"):
+        receive_file(ws, ledger, put(ws, request_id), utc_now())
+        ledger.append("batched", request_id, {"batch": "@batch-x"}, utc_now())
+    held = {"r-1": row.iloc[:0], "r-2": row}
+    for name in ("require_committed", "refuse_resurrected"):
+        monkeypatch.setattr(batches, name, lambda *_: None)
+    monkeypatch.setattr(batches, "champion_composition", lambda ws: (1, None))
+    monkeypatch.setattr(
+        batches,
+        "_resolve",
+        lambda ws, stored: batches._Member(
+            stored=stored, resolved=Resolved(hits=row, held=held[stored.request_id], holds=(), num_included=0)
+        ),
+    )
+    with pytest.raises(StateError, match=r"^request r-2: a hold came in between; run the same command again$"):
+        batches.plan_batch(Case(ws, "@batch-x"))
+    assert Case(ws, "@batch-x").find("planned") is None
 
 
 def test_what_is_refused_is_recorded_once(ws: Workspace) -> None:

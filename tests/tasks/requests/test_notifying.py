@@ -92,6 +92,21 @@ def test_an_opendsr_sender_is_told_at_each_of_its_addresses(ws: Workspace, serve
     assert letters(ws) == []
 
 
+def test_each_round_of_a_request_is_told_once(ws: Workspace, server: CallbackServer) -> None:
+    """Its held part is carried out after the hold."""
+    ledger = receive(ws, drp_content(EMAIL, server.url("/")), "drp", "foo")
+    ledger.set_status("foo", "held", {"status": "held"})
+    tell(ws, "foo", "closed")
+    tell(ws, "foo", "closed")
+    ledger.append("requeued", "foo", {"holds": []}, utc_now())
+    ledger.set_status("foo", "completed", {"status": "completed"})
+    ledger.forget_content("foo")
+    tell(ws, "foo", "closed")
+    tell(ws, "foo", "closed")
+    assert [json.loads(received.body)["status"] for received in server.received] == ["in_progress", "fulfilled"]
+    assert letters(ws) == []
+
+
 def test_a_drp_agent_gets_its_status_object(ws: Workspace, server: CallbackServer) -> None:
     receive(ws, drp_content(EMAIL, server.url("/drp")), "drp", "foo")
     tell(ws, "foo", "stopped")
