@@ -202,9 +202,11 @@ def forget_received(
         try:
             return _run_forget(ws, request_id, case_id)
         except RequestRefusedError as error:
-            refuse_request(ws, request_id, error, utc_now())
+            answer = dict(refuse_request(ws, request_id, error, utc_now()))
             deliver_callbacks(ws, utc_now())
-            raise
+            if answer["status"] == "refused":
+                raise
+            return answer
 
 
 def _run_forget(ws: Workspace, request_id: str, case_id: str) -> Document:

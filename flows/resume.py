@@ -99,8 +99,8 @@ def _forget(ws: Workspace, stored: StoredRequest) -> None:
     except RequestRefusedError as error:
         if stored.status != "received":
             raise
-        say(f"{stored.request_id} refused: {error.reason}")
-        refuse_request(ws, stored.request_id, error, utc_now())
+        answer = refuse_request(ws, stored.request_id, error, utc_now())
+        say(f"{stored.request_id} {answer['status']}: {error.reason}")
         deliver_callbacks(ws, utc_now())
     after = Ledger(ws).request(stored.request_id)
     if after is not None and after.answer is not None:

@@ -90,5 +90,28 @@ def test_a_crash_within_the_ledger_leaves_it_waiting(ws: Workspace, monkeypatch:
     assert_refused(ws)
 
 
+@pytest.mark.parametrize("is_cut_short", [False, True])
+def test_one_that_was_carried_out_in_part_is_completed_when_another_has_erased_its_rest(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch, *, is_cut_short: bool
+) -> None:
+    ledger, part = Ledger(ws), {"request_id": "r-1", "purged": {"checkpoints": 1}, "audit_records": ["a"]}
+    ledger.append("closed", "r-1", {"record": "a", "held_samples": 2}, NOW)
+    ledger.set_status("r-1", "held", {**part, "status": "held", "held_samples": 2, "holds": [{"hold_id": "h"}]})  # type: ignore[dict-item]
+    ledger.append("requeued", "r-1", {"holds": ["h"]}, NOW)
+    ledger.set_status("r-1", "received")
+    if is_cut_short:
+        with monkeypatch.context() as patch:
+            patch.setattr(refusals, "queue_callbacks", _crash)
+            with pytest.raises(Crash):
+                refuse_request(ws, "r-1", NO_MATCH, NOW)
+        settle_refusals(ws)
+    else:
+        assert refuse_request(ws, "r-1", NO_MATCH, NOW)["status"] == "completed"
+    assert stored(ws, "r-1").answer == {**part, "status": "completed"}
+    assert (stored(ws, "r-1").status, stored(ws, "r-1").content, num_letters(ws)) == ("completed", None, 1)
+    assert ledger.events(kind="refused", request_id="r-1") == []
+    assert ledger.verify()
+
+
 def _crash(*_: object, **__: object) -> None:
     raise Crash
