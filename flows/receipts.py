@@ -127,10 +127,9 @@ def _workspace_of(path: Path) -> Workspace:
     """The workspace whose ledger lies at `path`: it can be checked only where its checkpoints and records lie beside it."""
     from tasks.evidence.records import find_root
 
-    try:
-        found = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise InvalidInputError(f"{path}: there is no ledger here") from error
+    found = _resolve(path)
+    if not found.is_file():
+        raise InvalidInputError(f"{path}: there is no ledger here")
     root = find_root(found)
     if root is None or found.parent != Workspace(root).ledger or not (found.parent / "ledger.sqlite").is_file():
         raise InvalidInputError(f"{path}: is no workspace's ledger, which lies in .lethe/ledger beside its checkpoints and records")

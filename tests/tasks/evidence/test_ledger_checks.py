@@ -33,11 +33,8 @@ def test_only_a_workspaces_ledger_in_its_place_is_one(ws: Workspace, tmp_path: P
     for path in (backup, tmp_path / "ledger.sqlite"):
         with pytest.raises(InvalidInputError, match=r"is no workspace's ledger, which lies in \.lethe/ledger"):
             run_verify(path, None, None)
-    loop = tmp_path / "checkpoint"
-    loop.symlink_to(loop)
-    for path in (ws.root / "no" / "such" / "ledger.sqlite", loop):
-        with pytest.raises(InvalidInputError, match="there is no ledger here"):
-            run_verify(path, None, None)
+    with pytest.raises(InvalidInputError, match="there is no ledger here"):
+        run_verify(ws.root / "no" / "such" / "ledger.sqlite", None, None)
 
 
 def test_it_is_judged_by_an_auditors_list(ws: Workspace, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_an_interrupt_ends_the_work_and_what_is_queued_behind_it(interrupt: Call
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "working\n"
+        time.sleep(1)  # it waits by now: an interrupt amid Python's taking of a lock would leave that taken
         interrupt(parent.pid, signal.SIGINT)
         try:
             assert parent.wait(timeout=60) != 0  # whether by the interrupt or by the loss of its worker, which of them it sees first
