@@ -108,7 +108,7 @@ def release_hold(ws: Workspace, hold_id: str, now: datetime) -> list[str]:
 
 def sweep_holds(ws: Workspace, now: datetime) -> list[str]:
     """End the holds that have expired; returns the requests that are put back in the queue, for these and for holds that ended before."""
-    if not (_path(ws).is_file() or _upcoming(ws).is_file()):
+    if not _has_list(ws):
         return []  # there never was a hold
     with _locked(ws) as ledger:
         holds = _load(ws, ledger)
@@ -122,6 +122,8 @@ def active_holds(ws: Workspace, now: datetime) -> list[Hold]:
     Raises:
         StateError: the file isn't what the ledger says.
     """
+    if not _has_list(ws) and not _told(Ledger(ws)):
+        return []  # and not even a lock is made: whoever plans changes nothing
     with _locked(ws) as ledger:
         return [hold for hold in _load(ws, ledger) if hold.until > now]
 
@@ -139,6 +141,10 @@ def find_held(hits: pd.DataFrame, holds: Sequence[Hold]) -> tuple[pd.DataFrame, 
 def describe_hold(hold: Hold) -> dict[str, Json]:
     """What a record or an answer says of a hold: neither its note nor what it covers."""
     return {"hold_id": hold.hold_id, "ground": hold.ground, "until": hold.until.isoformat()}
+
+
+def _has_list(ws: Workspace) -> bool:
+    return _path(ws).is_file() or _upcoming(ws).is_file()
 
 
 @contextmanager
