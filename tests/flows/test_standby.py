@@ -175,13 +175,11 @@ def test_beside_a_server_a_command_is_carried_out_by_the_process_that_waits(buil
         address = wait_until_ready(served, address)
         request = signed_request(ws, tmp_path / "requests", "r-1", owner_ids=[OWNERS[0].owner_id])
         command = [*LETHE, "submit", str(request), "--workspace", str(ws.root)]
-        # It can't get past the evaluation, however fast it is, while its pictures can't be kept.
-        with (
-            exclusive_lock(ws.cache / "generated.lock"),
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as interrupted,
-        ):
-            served.wait_for(lambda: Ledger(ws).last("stopped", "r-1"))
-            interrupted.send_signal(signal.SIGINT)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as interrupted:
+            # It can't get past the evaluation, however fast it is, while its pictures can't be kept; a thread that waits to is ended last.
+            with exclusive_lock(ws.cache / "generated.lock"):
+                served.wait_for(lambda: Ledger(ws).last("stopped", "r-1"))
+                interrupted.send_signal(signal.SIGINT)
             assert interrupted.wait(timeout=60) != 0
         assert Ledger(ws).last("closed", "r-1") is None
 
