@@ -120,6 +120,7 @@ def _describe_code() -> Digest:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it made is taken away, then
+    for sign in (signal.SIGINT, signal.SIGTERM):  # what it made is taken away, then; a server in a shell's background ignores the first
+        signal.signal(sign, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         wait_for_job(Workspace(Path(sys.argv[1])))

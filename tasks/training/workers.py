@@ -108,7 +108,9 @@ def _open_pool(num_workers: int, rehearse: Callable[[], None] | None = None) -> 
     load_workers()
     context = multiprocessing.get_context("forkserver")
     queue: SimpleQueue[tuple[str, int] | None] = context.SimpleQueue()
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(queue, rehearse))
+    # A worker that raised KeyboardInterrupt would end one piece of work and begin the next that was queued. Stores bear a kill.
+    on_interrupt = signal.SIG_IGN if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIG_DFL
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(queue, on_interrupt, rehearse))
     if rehearse is not None:
         for ready in [pool.submit(os.getpid) for _ in range(num_workers)]:  # each is handed to a process of its own, and started for it
             ready.result()
@@ -137,15 +139,14 @@ def _end_after(parent: BaseProcess | None) -> None:
         os._exit(1)
 
 
-def _start_worker(queue: SimpleQueue[tuple[str, int] | None], rehearse: Callable[[], None] | None) -> None:
+def _start_worker(queue: SimpleQueue[tuple[str, int] | None], on_interrupt: signal.Handlers, rehearse: Callable[[], None] | None) -> None:
     import torch
 
     from cdm_core.fingerprint import NUM_THREADS
 
     global _queue
     _queue = queue
-    # A worker that raised KeyboardInterrupt would end one piece of work and begin the next that was queued. Stores bear a kill.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, on_interrupt)
     torch.set_num_threads(NUM_THREADS)
     end_with_parent()
     if rehearse is not None:

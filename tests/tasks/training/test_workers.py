@@ -64,12 +64,22 @@ def test_an_interrupt_ends_the_work_and_what_is_queued_behind_it(interrupt: Call
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "working\n"
-        time.sleep(1)  # it waits by now: an interrupt amid Python's taking of a lock would leave that taken
         interrupt(parent.pid, signal.SIGINT)
         try:
-            assert parent.wait(timeout=60) != 0  # whether by the interrupt or by the loss of its worker, which of them it sees first
+            assert parent.wait(timeout=60) == -signal.SIGINT
         finally:
             parent.kill()
+
+
+@pytest.mark.parametrize(("handler", "expected"), [(signal.SIG_IGN, signal.SIG_IGN), (signal.default_int_handler, signal.SIG_DFL)])
+def test_workers_ignore_an_interrupt_where_their_parent_does(handler: signal.Handlers, expected: signal.Handlers) -> None:
+    """A command in a shell's background goes on when the one in front is interrupted."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with worker_pool(1) as pool:
+            assert pool.submit(signal.getsignal, signal.SIGINT).result() == expected
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_workers_run_one_thread_and_report_to_the_parent() -> None:
