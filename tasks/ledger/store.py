@@ -267,9 +267,15 @@ class Ledger:
             told = connection.execute("SELECT body FROM events WHERE kind = ? AND body IS NOT NULL", (UNLINKED_EVENT,)).fetchall()
         if last > (heads[-1].size if heads else 0):
             raise VerificationError(f"{self.path}: event {last} can't be opened, and no checkpoint holds it")
-        if (counted := sum(int(json.loads(body).get("events", 0)) for (body,) in told)) != unlinked:
+        if (counted := sum(self._read_count(body) for (body,) in told)) != unlinked:
             raise VerificationError(f"{self.path}: {unlinked} events can't be opened, and {counted} were unlinked")
         return roots
+
+    def _read_count(self, body: str) -> int:
+        match json.loads(body):
+            case {"events": int(count)}:
+                return count
+        raise VerificationError(f"{self.path}: an event of unlinking says no count")
 
     def _read_roots(self) -> list[bytes]:
         """The tree's root at every size, after every event that can still be opened was compared with its leaf."""

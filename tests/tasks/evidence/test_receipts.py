@@ -271,18 +271,30 @@ def test_records_cut_off_at_the_end_are_missed(ws: Workspace) -> None:
         append_record(ws, "review", {"composed-model@3": sha256_digest(b"model")}, {"step_key": "r-1:other"})
 
 
-def test_a_stranger_s_machine_needs_neither_workspace_nor_torch(stamped: Path, tmp_path: Path) -> None:
+def check_as_a_stranger(folder: Path, tmp_path: Path) -> tuple[dict[str, object], float, list[str]]:
+    """The answer, its seconds, and the heavy libraries that a process of its own loaded for it."""
     program = """if True:
-        import json, sys
+        import json, sys, time
         sys.argv = ["lethe", "verify", "receipt.json", "--trust", "keys.json", "--json"]
         from flows.cli import app
+        start = time.perf_counter()
         app(standalone_mode=False)
-        print(json.dumps(sorted(set(sys.modules) & {"torch", "mlflow", "prefect", "dvc"})))
+        print(json.dumps([time.perf_counter() - start, sorted(set(sys.modules) & {"torch", "mlflow", "prefect", "dvc"})]))
     """
     for name in ("receipt.json", "keys.json"):
-        shutil.copy(stamped / name, tmp_path)
+        shutil.copy(folder / name, tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(PARAMETERS.parent)}
     out = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    document, heavy = (json.loads(line) for line in out.splitlines())
+    document, (seconds, heavy) = (json.loads(line) for line in out.splitlines())
+    return document, seconds, heavy
+
+
+def test_a_stranger_s_machine_needs_neither_workspace_nor_torch(stamped: Path, tmp_path: Path) -> None:
+    document, _, heavy = check_as_a_stranger(stamped, tmp_path)
     assert document["valid"] is True
     assert heavy == []
+
+
+@pytest.mark.benchmarks
+def test_a_stranger_needs_little_time(stamped: Path, tmp_path: Path) -> None:
+    assert check_as_a_stranger(stamped, tmp_path)[1] < 1

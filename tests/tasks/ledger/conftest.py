@@ -1,15 +1,13 @@
 """Ledgers of a few events."""
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from three_events import append_three
 
 from tasks.keys import create_keys
 from tasks.ledger.store import Ledger
 from tasks.workspace import Workspace
-
-NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -21,7 +19,6 @@ def ledger(tmp_path: Path) -> Ledger:
 def signed(ledger: Ledger) -> Ledger:
     """A ledger of three events, signed."""
     create_keys(Workspace(ledger.path.parents[2]))
-    for number in range(3):
-        ledger.append("step", f"r-{number % 2}", {"number": number, "share": 0.5, "name": "Zoë"}, NOW + timedelta(seconds=number))
+    append_three(ledger)
     ledger.sign_checkpoint()
     return ledger

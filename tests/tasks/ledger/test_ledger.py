@@ -4,12 +4,13 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from three_events import NOW, append_three
 
-from cdm_core.digests import canonical_json, json_digest, sha256_digest
+from cdm_core.digests import Json, canonical_json, json_digest, sha256_digest
 from cdm_core.errors import RequestRefusedError, StateError, VerificationError
 from cdm_core.evidence.merkle import verify_consistency
 from cdm_core.evidence.signed_note import verify_checkpoint, verify_log_proof
@@ -17,7 +18,6 @@ from tasks.keys import create_keys, load_record_keys
 from tasks.ledger.store import Ledger
 from tasks.workspace import Workspace
 
-NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
 CONTENT = b"owner_ids: [johanna]"
 DIGEST = sha256_digest(CONTENT)
 
@@ -29,11 +29,6 @@ def edit(ledger: Ledger, statement: str, *, without_triggers: bool = True) -> No
             for trigger in ("events_keep_values", "events_keep_rows", "events_keep_order"):
                 connection.execute(f"DROP TRIGGER {trigger}")
         connection.execute(statement)
-
-
-def append_three(ledger: Ledger) -> None:
-    for number in range(3):
-        ledger.append("step", f"r-{number % 2}", {"number": number, "share": 0.5, "name": "Zoë"}, NOW + timedelta(seconds=number))
 
 
 def close_two(ledger: Ledger) -> None:
@@ -379,6 +374,13 @@ def test_what_was_noted_just_now_is_not_unlinked_before_it_is_signed(signed: Led
     assert signed.verify()
     assert signed.unlink(["r-0"], [], NOW) > 0
     assert signed.verify()
+
+
+@pytest.mark.parametrize("body", [{}, {"events": "x"}, {"events": None}])
+def test_an_unlinking_that_tells_no_count_is_none_of_ours(signed: Ledger, body: dict[str, Json]) -> None:
+    signed.append("unlinked", None, body, NOW)
+    with pytest.raises(VerificationError, match="an event of unlinking says no count"):
+        signed.verify()
 
 
 def test_what_nobody_signed_cannot_be_unlinked_by_hand(signed: Ledger) -> None:

@@ -1,9 +1,9 @@
 """Signed checkpoints: kept, compared with the tree, and written by whoever signs alone."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 
 import pytest
+from three_events import NOW
 
 from cdm_core.errors import StateError, VerificationError
 from cdm_core.evidence.merkle import verify_consistency
@@ -11,8 +11,6 @@ from cdm_core.evidence.signed_note import verify_checkpoint, verify_log_proof
 from tasks.keys import load_record_keys
 from tasks.ledger.store import Ledger
 from tasks.workspace import Workspace
-
-NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
 
 
 def heads(ledger: Ledger) -> list[str]:
