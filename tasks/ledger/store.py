@@ -323,11 +323,11 @@ class Ledger:
             row = connection.execute("SELECT * FROM requests WHERE request_id = ?", (request_id,)).fetchone()
         return None if row is None else _read_request(row)
 
-    def requests(self, *, status: Status | None = None) -> list[StoredRequest]:
-        """Stored requests, oldest first: all of them, or those that stand there."""
-        query = "SELECT * FROM requests WHERE ?1 IS NULL OR status = ?1 ORDER BY received_at, rowid"
+    def requests(self, *, status: Status | None = None, with_content: bool = False) -> list[StoredRequest]:
+        """Stored requests, oldest first: all of them, those that stand there, those whose bytes are kept, or both."""
+        query = "SELECT * FROM requests WHERE (?1 IS NULL OR status = ?1) AND (content IS NOT NULL OR NOT ?2) ORDER BY received_at, rowid"
         with self._connect() as connection:
-            return [_read_request(row) for row in connection.execute(query, (status,))]
+            return [_read_request(row) for row in connection.execute(query, (status, with_content))]
 
     def requests_named(self, request_id: str) -> list[StoredRequest]:
         """The requests that came under an id, of which there may be one from each issuer; or the one with that id here."""

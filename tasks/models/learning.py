@@ -56,9 +56,9 @@ def settle_arrivals(ws: Workspace) -> None:
     Raises:
         StateError: DVC or git fails.
     """
-    for stored in Ledger(ws).requests():
+    for stored in Ledger(ws).requests(status="planned"):
         case = Case(ws, stored.request_id)
-        planned = case.find("planned") if stored.status == "planned" else None
+        planned = case.find("planned")
         if planned is not None and "owner_key" in planned:
             _settle(case, planned)
 

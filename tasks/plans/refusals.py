@@ -38,8 +38,8 @@ def refuse_request(ws: Workspace, request_id: str, error: RequestRefusedError, n
 
 def settle_refusals(ws: Workspace) -> None:
     """Finish the refusals that a crash has cut short; call it inside the flow's lock."""
-    for stored in Ledger(ws).requests():
-        if stored.status in ("refused", "completed") and stored.content is not None:
+    for stored in Ledger(ws).requests(with_content=True):
+        if stored.status in ("refused", "completed"):
             _settle(ws, stored.request_id, is_done=stored.status == "completed")
 
 

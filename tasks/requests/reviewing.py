@@ -34,7 +34,7 @@ def review_case(case: Case, *, accept: bool, reason: str) -> None:
 
 def settle_reviews(ws: Workspace, *, but: str | None = None) -> None:
     """Finish the reviews that a crash has cut short, but that of one case; call it inside the flow's lock."""
-    waiting = [stored.request_id for stored in Ledger(ws).requests() if stored.status == "needs_review" and stored.answer is not None]
+    waiting = [stored.request_id for stored in Ledger(ws).requests(status="needs_review") if stored.answer is not None]
     for case_id in dict.fromkeys(case_to_review(ws, request_id).request_id for request_id in waiting):
         case = Case(ws, case_id)
         if case_id != but and (decided := find_review(case)) is not None:

@@ -15,7 +15,7 @@ from cdm_core.errors import RequestRefusedError, StateError, VerificationError
 from cdm_core.evidence.merkle import verify_consistency
 from cdm_core.evidence.signed_note import verify_checkpoint, verify_log_proof
 from tasks.keys import create_keys, load_record_keys
-from tasks.ledger.store import Ledger
+from tasks.ledger.store import Ledger, StoredRequest
 from tasks.workspace import Workspace
 
 CONTENT = b"owner_ids: [johanna]"
@@ -170,6 +170,20 @@ def test_requests_in_order_of_receipt(ledger: Ledger) -> None:
         ledger.receive(f"r-{number}", "agency", DIGEST, CONTENT, NOW + timedelta(seconds=-number))
     assert [request.request_id for request in ledger.requests()] == ["r-3", "r-2", "r-1"]
     assert ledger.request("r-9") is None
+
+
+def test_requests_by_where_they_stand_and_by_what_is_kept(ledger: Ledger) -> None:
+    for request_id in ("r-1", "r-2", "r-3"):
+        ledger.receive(request_id, "agency", DIGEST, CONTENT, NOW)
+    close_two(ledger)
+
+    def named(stored: list[StoredRequest]) -> list[str]:
+        return [each.request_id for each in stored]
+
+    assert named(ledger.requests(status="received")) == ["r-2", "r-3"]
+    assert named(ledger.requests(with_content=True)) == ["r-3"]
+    assert named(ledger.requests(status="completed", with_content=True)) == []
+    assert named(ledger.requests()) == ["r-1", "r-2", "r-3"]
 
 
 def test_a_status_keeps_the_answer_before(ledger: Ledger) -> None:
